@@ -1,0 +1,1 @@
+"""Who owns jobs, and the keys they prove it with."""

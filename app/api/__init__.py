@@ -1,0 +1,35 @@
+"""HTTP: parse, call, render. ``create_app`` is the composition root of an API process."""
+
+import structlog
+from flask import Flask
+from sentry_sdk.integrations.flask import FlaskIntegration
+
+from app import catalog, config, errortracking, logs
+from app.api import health, jobs, models, openapi, problems, requestids, usage, webhooks
+from app.api.services import Services
+from app.api.waiters import Waiters
+from app.db import Database
+from app.queues import Broker, make_celery
+
+
+def create_app(settings: config.Settings | None = None) -> Flask:
+    """The API as a WSGI application, for these settings (default: the environment's)."""
+    settings = settings or config.current()
+    logs.configure(settings)
+    errortracking.configure(settings, FlaskIntegration())
+    app = Flask("gptqueue", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    broker = Broker(settings, make_celery(settings))
+    app.extensions["gptqueue"] = Services(
+        settings=settings,
+        catalog=catalog.load(settings.catalog_file),
+        database=Database(settings),
+        broker=broker,
+        waiters=Waiters(broker),
+    )
+    requestids.install(app)
+    problems.install(app)
+    for part in (jobs, models, usage, webhooks, health, openapi):
+        app.register_blueprint(part.blueprint, url_prefix="/api/v1")
+    structlog.get_logger(__name__).info("api_started")
+    return app

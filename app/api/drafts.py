@@ -1,0 +1,80 @@
+"""A validated body -> a draft of a job: model and version chosen, tokens counted, price taken."""
+
+from app import tokens
+from app.accounts.principal import Principal
+from app.api.payloads import ChatBody, JobBody, PromptBody
+from app.api.services import Services
+from app.billing.prices import Price, Usage
+from app.catalog import Model
+from app.errors import ContextLengthExceeded
+from app.jobs.submit import Draft, Idempotency
+from app.tokens import Count, Messages
+from app.webhooks import addresses
+
+
+def draft(
+    services: Services,
+    principal: Principal,
+    *,
+    kind: str,
+    body: JobBody,
+    request_id: str,
+    idempotency: Idempotency | None,
+) -> Draft:
+    """Check what only the catalog, the tokenizer and the resolver know, and put a job together.
+
+    Raises UnknownModel, ContextLengthExceeded, WebhookURLRefused or InvalidRequest.
+    """
+    model = services.catalog.served(body.model)
+    if body.webhook_url is not None:
+        addresses.check(body.webhook_url, services.settings.webhook_allowed_networks)
+    prompt, messages = _content(kind, body)
+    counted = tokens.count(
+        model.versions[model.version],
+        services.settings.models_dir,
+        prompt=prompt,
+        messages=messages,
+    )
+    max_tokens = _max_tokens(model, body.max_tokens, counted)
+    return Draft(
+        account_id=principal.account_id,
+        kind=kind,
+        model=body.model,
+        version=model.version,
+        price=Price(model.input_price_micros, model.output_price_micros),
+        at_most=Usage(counted.tokens, max_tokens),
+        parameters={"max_tokens": max_tokens, **body.parameters()},
+        prompt=prompt,
+        messages=messages,
+        metadata=body.metadata,
+        webhook_url=body.webhook_url,
+        priority=body.priority,
+        deadline_seconds=body.deadline_seconds or services.settings.default_deadline_seconds,
+        request_id=request_id,
+        idempotency=idempotency,
+    )
+
+
+def _content(kind: str, body: JobBody) -> tuple[str | None, Messages | None]:
+    if isinstance(body, ChatBody):
+        return None, [{"role": each.role, "content": each.content} for each in body.messages]
+    assert isinstance(body, PromptBody)
+    if kind == "complete":
+        return body.prompt, None
+    return None, [{"role": "user", "content": body.prompt}]
+
+
+def _max_tokens(model: Model, wanted: int | None, prompt: Count) -> int:
+    """Completion tokens at most. A bound that is not exact refuses nothing that might fit."""
+    room = model.context_length - prompt.tokens
+    if prompt.exact and room < (wanted or 1):
+        raise ContextLengthExceeded(
+            f"The prompt has {prompt.tokens} tokens and asks for {wanted or 'at least 1'} more; "
+            f"the model's context has {model.context_length}.",
+            prompt_tokens=prompt.tokens,
+            max_tokens=wanted,
+            context_length=model.context_length,
+        )
+    if wanted is not None:
+        return min(wanted, model.context_length - 1)
+    return min(model.default_max_tokens, room) if prompt.exact else model.default_max_tokens

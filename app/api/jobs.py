@@ -1,0 +1,216 @@
+"""Submit, read, list, cancel."""
+
+import hashlib
+import re
+from datetime import timedelta
+from uuid import UUID
+
+import structlog
+from flask import Blueprint, Response, g, request
+
+from app import errors
+from app.accounts.principal import Principal
+from app.api.drafts import draft
+from app.api.operations import operation
+from app.api.payloads import ChatBody, JobBody, JobsDocument, JobsQuery, PromptBody
+from app.api.services import services
+from app.jobs import queries
+from app.jobs.cancel import cancel as cancel_job
+from app.jobs.document import JobDocument
+from app.jobs.ending import Ended
+from app.jobs.states import TERMINAL
+from app.jobs.submit import Idempotency, Submitted, submit
+
+log = structlog.get_logger(__name__)
+
+blueprint = Blueprint("jobs", __name__)
+
+_LONGEST_WAIT = timedelta(seconds=60)
+_SUBMIT_ERRORS = (
+    errors.InvalidJSON,
+    errors.InsufficientCredit,
+    errors.BodyTooLarge,
+    errors.NotJSON,
+    errors.InvalidRequest,
+    errors.UnknownModel,
+    errors.ContextLengthExceeded,
+    errors.WebhookURLRefused,
+    errors.IdempotencyKeyReused,
+)
+
+
+@operation(
+    blueprint,
+    "POST",
+    "/generate",
+    body=PromptBody,
+    answer=JobDocument,
+    status=202,
+    errors=_SUBMIT_ERRORS,
+)
+def generate(principal: Principal, body: PromptBody) -> Response:
+    """Submit a prompt, put into the model's chat template as the user's message."""
+    return _submit(principal, "generate", body)
+
+
+@operation(
+    blueprint,
+    "POST",
+    "/complete",
+    body=PromptBody,
+    answer=JobDocument,
+    status=202,
+    errors=_SUBMIT_ERRORS,
+)
+def complete(principal: Principal, body: PromptBody) -> Response:
+    """Submit a prompt that the model continues as it stands, without a chat template."""
+    return _submit(principal, "complete", body)
+
+
+@operation(
+    blueprint,
+    "POST",
+    "/chat",
+    body=ChatBody,
+    answer=JobDocument,
+    status=202,
+    errors=_SUBMIT_ERRORS,
+)
+def chat(principal: Principal, body: ChatBody) -> Response:
+    """Submit a chat; the model writes the next message."""
+    return _submit(principal, "chat", body)
+
+
+@operation(blueprint, "GET", "/jobs/<job_id>", answer=JobDocument, errors=(errors.JobNotFound,))
+def get_job(principal: Principal, job_id: str) -> JobDocument:
+    """Read a job. With "Prefer: wait=n" the answer comes when it has ended, or after n seconds
+    (60 at most).
+    """
+    return _read_when_ended(principal, _parse_id(job_id))
+
+
+@operation(
+    blueprint,
+    "GET",
+    "/jobs",
+    query=JobsQuery,
+    answer=JobsDocument,
+    errors=(errors.InvalidRequest,),
+)
+def list_jobs(principal: Principal, query: JobsQuery) -> JobsDocument:
+    """List the account's jobs, newest first."""
+    wanted = queries.Filter(
+        status=query.status, model=query.model, after=query.after, limit=query.limit
+    )
+    settings = services().settings
+    with services().database.transaction() as session:
+        found, more = queries.page(
+            session,
+            principal.account_id,
+            wanted,
+            base_url=settings.public_url,
+            fresh_seconds=settings.lease_seconds,
+        )
+    return JobsDocument(data=found, has_more=more, next=found[-1].id if more else None)
+
+
+@operation(
+    blueprint,
+    "POST",
+    "/jobs/<job_id>/cancel",
+    answer=JobDocument,
+    errors=(errors.JobNotFound,),
+)
+def cancel(principal: Principal, job_id: str) -> JobDocument:
+    """Cancel a job: at once while it is queued, within seconds while it runs. Cancelling a job
+    that has ended changes nothing.
+    """
+    wanted = _parse_id(job_id)
+    with services().database.transaction() as session:
+        ended = cancel_job(
+            session, principal.account_id, wanted, base_url=services().settings.public_url
+        )
+    if ended is not None:
+        _tell(ended)
+    return _read(principal, wanted)
+
+
+def _submit(principal: Principal, kind: str, body: JobBody) -> Response:
+    prepared = draft(
+        services(),
+        principal,
+        kind=kind,
+        body=body,
+        request_id=g.request_id,
+        idempotency=_idempotency(),
+    )
+    with services().database.transaction() as session:
+        submitted = submit(session, prepared)
+    structlog.contextvars.bind_contextvars(job_id=str(submitted.job_id))
+    if submitted.created:
+        log.info("job_submitted", model=prepared.model, kind=kind)
+        services().broker.enqueue_jobs(prepared.model, [submitted.job_id])
+    return _accepted(submitted, _read_when_ended(principal, submitted.job_id))
+
+
+def _accepted(submitted: Submitted, document: JobDocument) -> Response:
+    response = Response(document.model_dump_json(), status=202, mimetype="application/json")
+    response.headers["Location"] = document.urls.get
+    if not submitted.created:
+        response.headers["Idempotent-Replayed"] = "true"
+    return response
+
+
+def _idempotency() -> Idempotency | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is None:
+        return None
+    if not re.fullmatch(r"[\x21-\x7e]{1,255}", key):
+        raise errors.InvalidRequest("Idempotency-Key has 1 to 255 visible ASCII characters.")
+    digest = hashlib.sha256(request.path.encode() + b"\n" + request.get_data())
+    return Idempotency(key=key, request_hash=digest.digest())
+
+
+def _read(principal: Principal, job_id: UUID) -> JobDocument:
+    settings = services().settings
+    with services().database.transaction() as session:
+        return queries.read(
+            session,
+            principal.account_id,
+            job_id,
+            base_url=settings.public_url,
+            fresh_seconds=settings.lease_seconds,
+        )
+
+
+def _read_when_ended(principal: Principal, job_id: UUID) -> JobDocument:
+    document = _read(principal, job_id)
+    seconds = _preferred_wait()
+    if seconds and document.status not in TERMINAL:
+        services().waiters.wait(job_id, lambda: _has_ended(principal, job_id), seconds)
+        document = _read(principal, job_id)
+    return document
+
+
+def _has_ended(principal: Principal, job_id: UUID) -> bool:
+    with services().database.transaction() as session:
+        return queries.is_terminal(session, principal.account_id, job_id)
+
+
+def _preferred_wait() -> float:
+    """Seconds of "Prefer: wait=n" (RFC 7240), 0 without one."""
+    found = re.search(r"(?:^|[,;\s])wait=(\d{1,6})\b", request.headers.get("Prefer", ""))
+    return min(float(found[1]), _LONGEST_WAIT.total_seconds()) if found else 0.0
+
+
+def _parse_id(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise errors.JobNotFound from None
+
+
+def _tell(ended: Ended) -> None:
+    services().broker.announce_end(ended.job_id)
+    if ended.delivery_id is not None:
+        services().broker.enqueue_deliveries([ended.delivery_id])

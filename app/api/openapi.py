@@ -1,0 +1,143 @@
+"""The OpenAPI 3.1 document, from the operations that serve and the models that validate."""
+
+import json
+import re
+from functools import cache
+from typing import Any
+
+from flask import Blueprint, Response
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import models_json_schema
+
+from app.api.operations import OPERATIONS, Operation, operation
+from app.errors import (
+    DatabaseUnavailable,
+    GPTQueueError,
+    InvalidCredential,
+    MissingCredential,
+)
+
+blueprint = Blueprint("openapi", __name__)
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 problem details; ``code`` is stable."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str | None
+    errors: list[dict[str, str]] = Field(default=[], description="Each field that is wrong.")
+
+
+@operation(blueprint, "GET", "/openapi.json", answer=None, public=True)
+def openapi() -> Response:
+    """Read this document."""
+    return Response(_text(), mimetype="application/json")
+
+
+@cache
+def _text() -> str:
+    return json.dumps(document())
+
+
+def document() -> dict[str, Any]:
+    """The whole document as JSON types."""
+    schemas = _schemas()
+    paths: dict[str, dict[str, Any]] = {}
+    for known in OPERATIONS.values():
+        path = "/api/v1" + re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", known.path)
+        paths.setdefault(path, {})[known.method.lower()] = _operation(known, schemas)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "GPTQueue",
+            "version": "1",
+            "description": "Submit generation jobs, poll them or get a webhook, read the charge.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": schemas["$defs"],
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"key": []}],
+    }
+
+
+def _schemas() -> dict[str, Any]:
+    bodies = {each.body for each in OPERATIONS.values() if each.body}
+    answers = {each.answer for each in OPERATIONS.values() if each.answer} | {Problem}
+    _, definitions = models_json_schema(
+        [(body, "validation") for body in sorted(bodies, key=_name)]
+        + [(answer, "serialization") for answer in sorted(answers, key=_name)],
+        ref_template="#/components/schemas/{model}",
+    )
+    return definitions
+
+
+def _name(model: type[BaseModel]) -> str:
+    return model.__name__
+
+
+def _operation(known: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "operationId": known.view.__name__,
+        "summary": " ".join((known.view.__doc__ or "").split()),
+        "responses": _responses(known),
+    }
+    parameters = _path_parameters(known) + _query_parameters(known)
+    if parameters:
+        described["parameters"] = parameters
+    if known.body:
+        described["requestBody"] = {"required": True, "content": _content(known.body)}
+    if known.public:
+        described["security"] = []
+    return described
+
+
+def _responses(known: Operation) -> dict[str, Any]:
+    ok: dict[str, Any] = {"description": "OK"}
+    if known.answer:
+        ok["content"] = _content(known.answer)
+    responses = {str(known.status): ok}
+    general: tuple[type[GPTQueueError], ...] = (
+        () if known.public else (MissingCredential, InvalidCredential, DatabaseUnavailable)
+    )
+    for error in (*known.errors, *general):
+        responses.setdefault(
+            str(error.status),
+            {
+                "description": "",
+                "content": {"application/problem+json": {"schema": _reference(Problem)}},
+            },
+        )["description"] += f"`{error.code}`: {error.__doc__} "
+    return responses
+
+
+def _path_parameters(known: Operation) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in re.findall(r"<(?:\w+:)?(\w+)>", known.path)
+    ]
+
+
+def _query_parameters(known: Operation) -> list[dict[str, Any]]:
+    if known.query is None:
+        return []
+    schema = known.query.model_json_schema()
+    return [
+        {"name": name, "in": "query", "required": False, "schema": each}
+        for name, each in schema["properties"].items()
+    ]
+
+
+def _content(model: type[BaseModel]) -> dict[str, Any]:
+    return {"application/json": {"schema": _reference(model)}}
+
+
+def _reference(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{model.__name__}"}

@@ -1,0 +1,143 @@
+"""One decorator for every route: authenticate, validate, call, render.
+
+What it is told (the pydantic models of body, query and answer) both validates requests and
+becomes the OpenAPI document; so the two cannot differ. Written by hand because the kept libraries
+(spectree, flask-openapi3) parse bodies leniently and answer with errors of their own form.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from flask import Blueprint, Response, g, request
+from pydantic import BaseModel, ValidationError
+
+from app.accounts import keys
+from app.accounts.principal import Principal, authenticate
+from app.api.services import services
+from app.errors import (
+    GPTQueueError,
+    InvalidCredential,
+    InvalidJSON,
+    InvalidRequest,
+    MissingCredential,
+    NotJSON,
+)
+
+Model = TypeVar("Model", bound=BaseModel)
+View = Callable[..., BaseModel | Response]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """What the OpenAPI document says of one route."""
+
+    method: str
+    path: str
+    view: View
+    answer: type[BaseModel] | None
+    status: int
+    body: type[BaseModel] | None
+    query: type[BaseModel] | None
+    public: bool
+    errors: tuple[type[GPTQueueError], ...] = field(default=())
+
+
+OPERATIONS: dict[str, Operation] = {}
+
+
+def operation(
+    blueprint: Blueprint,
+    method: str,
+    path: str,
+    *,
+    answer: type[BaseModel] | None,
+    status: int = 200,
+    body: type[BaseModel] | None = None,
+    query: type[BaseModel] | None = None,
+    public: bool = False,
+    errors: tuple[type[GPTQueueError], ...] = (),
+) -> Callable[[View], View]:
+    """Register a view. It is called with ``principal`` unless public, ``body`` and ``query`` if
+    declared, and the variables of the path.
+    """
+
+    def register(view: View) -> View:
+        known = Operation(
+            method=method,
+            path=path,
+            view=view,
+            answer=answer,
+            status=status,
+            body=body,
+            query=query,
+            public=public,
+            errors=errors,
+        )
+        name = view.__name__
+        OPERATIONS[f"{blueprint.name}.{name}"] = known
+
+        def handle(**path_variables: str) -> Response:
+            return _handle(known, path_variables)
+
+        blueprint.add_url_rule(path, endpoint=name, view_func=handle, methods=[method])
+        return view
+
+    return register
+
+
+def _handle(known: Operation, path_variables: dict[str, str]) -> Response:
+    arguments: dict[str, Any] = dict(path_variables)
+    if not known.public:
+        arguments["principal"] = _principal()
+    if known.body is not None:
+        arguments["body"] = parse_body(known.body)
+    if known.query is not None:
+        arguments["query"] = _parse_query(known.query)
+    answer = known.view(**arguments)
+    if isinstance(answer, Response):
+        return answer
+    return Response(answer.model_dump_json(), status=known.status, mimetype="application/json")
+
+
+def _principal() -> Principal:
+    scheme, _, credential = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not credential:
+        raise MissingCredential
+    key = keys.parse(credential.strip())
+    if key is None:  # refused by its checksum, before any query
+        raise InvalidCredential
+    with services().database.transaction() as session:
+        principal = authenticate(session, key)
+    g.principal = principal
+    return principal
+
+
+def parse_body(model: type[Model]) -> Model:
+    """The validated body; raises NotJSON, InvalidJSON or InvalidRequest."""
+    if not request.is_json:
+        raise NotJSON
+    try:
+        return model.model_validate_json(request.get_data(cache=True))
+    except ValidationError as error:
+        raise _refusal(error) from None
+
+
+def _parse_query(model: type[Model]) -> Model:
+    try:
+        return model.model_validate(request.args.to_dict())
+    except ValidationError as error:
+        raise _refusal(error) from None
+
+
+def _refusal(error: ValidationError) -> GPTQueueError:
+    """Each field and what is wrong with it; never the value, which a client may not want back."""
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    if found[0]["type"] == "json_invalid":
+        return InvalidJSON(f"The body is not valid JSON: {found[0]['msg']}.")
+    problems = [
+        {"field": ".".join(str(part) for part in each["loc"]) or "body", "message": each["msg"]}
+        for each in found
+    ]
+    first = problems[0]
+    return InvalidRequest(f"{first['field']}: {first['message']}", errors=problems)

@@ -1,0 +1,28 @@
+"""What a view can reach: the things that ``create_app`` composed."""
+
+from dataclasses import dataclass
+from typing import cast
+
+from flask import current_app
+
+from app.api.waiters import Waiters
+from app.catalog import Catalog
+from app.config import Settings
+from app.db import Database
+from app.queues import Broker
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """One of each per process."""
+
+    settings: Settings
+    catalog: Catalog
+    database: Database
+    broker: Broker
+    waiters: Waiters
+
+
+def services() -> Services:
+    """The services of the application that handles this request."""
+    return cast(Services, current_app.extensions["gptqueue"])

@@ -1,0 +1,78 @@
+"""The served models: name -> versions, queue, price, limits, read from one TOML file."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from app.errors import UnknownModel
+
+Name = Annotated[str, Field(pattern=re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$"))]
+Micros = Annotated[int, Field(ge=0, strict=True)]
+
+
+class Version(BaseModel):
+    """One immutable version of a model: where its weights are and what runs them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    revision: str | None = None
+    engine: Literal["transformers", "fake"] = "transformers"
+
+    def local_path(self, models_dir: Path) -> Path | None:
+        """The folder that holds this version, or None when it comes from the hub."""
+        path = models_dir / self.source
+        return path if path.is_dir() else None
+
+
+class Model(BaseModel):
+    """One served model; prices are micro-USD per million tokens."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    enabled: bool = False
+    description: str = ""
+    context_length: int = Field(ge=2)
+    default_max_tokens: int = Field(256, ge=1)
+    input_price_micros: Micros
+    output_price_micros: Micros
+    version: str
+    versions: dict[str, Version]
+
+    @model_validator(mode="after")
+    def _version_exists(self) -> "Model":
+        if self.version not in self.versions:
+            raise ValueError(f"version {self.version!r} is not among {sorted(self.versions)}")
+        return self
+
+
+class Catalog(BaseModel):
+    """Every model in the file, enabled or not."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    models: dict[Name, Model]
+
+    def enabled(self) -> dict[str, Model]:
+        """The models that clients may use."""
+        return {name: model for name, model in self.models.items() if model.enabled}
+
+    def served(self, name: str) -> Model:
+        """The enabled model of that name; raises UnknownModel."""
+        enabled = self.enabled()
+        if name not in enabled:
+            raise UnknownModel(
+                f"The model {name!r} is not served here.", known_models=sorted(enabled)
+            )
+        return enabled[name]
+
+
+def load(path: Path) -> Catalog:
+    """Read the catalog; raises ValueError naming the file and the entry at fault."""
+    try:
+        return Catalog.model_validate(tomllib.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"catalog {path}: {error}") from error

@@ -1,0 +1,122 @@
+"""Every setting, where it comes from and what it means; the only reader of the environment.
+
+A setting ``lease_seconds`` is read from the variable ``GPTQUEUE_LEASE_SECONDS``; the three that
+other tools share (``DATABASE_URL``, ``REDIS_URL``, ``SENTRY_DSN``) carry no prefix.
+``docs/configuration.md`` lists them all; a test compares the two.
+"""
+
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+Network = IPv4Network | IPv6Network
+
+
+class Settings(BaseSettings):
+    """The settings of one process, frozen after start."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="GPTQUEUE_", frozen=True, populate_by_name=True, extra="ignore"
+    )
+
+    database_url: str = Field(
+        "postgresql://localhost/gptqueue",
+        validation_alias="DATABASE_URL",
+        description="PostgreSQL (14 or newer): jobs, results, money, webhooks.",
+    )
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0",
+        validation_alias="REDIS_URL",
+        description="Redis or Valkey: the broker. It holds hints only; losing it loses no job.",
+    )
+    sentry_dsn: str = Field(
+        "", validation_alias="SENTRY_DSN", description="Where errors are reported; empty: nowhere."
+    )
+
+    public_url: str = Field(
+        "http://127.0.0.1:8000",
+        description="The address clients use, without a trailing slash; it begins a job's urls.",
+    )
+    catalog_file: Path = Field(
+        Path(__file__).with_name("catalog.toml"), description="The served models and their prices."
+    )
+    models_dir: Path = Field(
+        Path(".local/models"), description="The folder that relative model paths start from."
+    )
+    metrics_token: str = Field(
+        "", description="When set, /api/v1/metrics wants it as a bearer token; empty: public."
+    )
+    max_body_bytes: int = Field(
+        1 << 20, ge=1024, description="The largest request body, in bytes; larger ones get 413."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="The least severe level that is logged."
+    )
+
+    database_pool_size: int = Field(
+        16, ge=1, description="Database connections per process, at most."
+    )
+    broker_timeout_seconds: float = Field(
+        2.0,
+        gt=0,
+        description="How long a publish or a broker query may take before it is given up.",
+    )
+
+    lease_seconds: float = Field(
+        15.0, gt=0, description="How long a worker owns a job without a heartbeat."
+    )
+    heartbeat_seconds: float = Field(
+        5.0, gt=0, description="How often a worker renews the leases of its jobs."
+    )
+    cancel_poll_seconds: float = Field(
+        1.0, gt=0, description="How often a worker looks for cancelled jobs among its own."
+    )
+    max_attempts: int = Field(
+        3, ge=1, description="How often a job is started before it is failed as worker_lost."
+    )
+    default_deadline_seconds: int = Field(
+        86_400, ge=1, description="The deadline of a job that names none, in seconds from submit."
+    )
+    sweep_seconds: float = Field(
+        5.0, gt=0, description="How often lost jobs, deadlines and due webhooks are swept up."
+    )
+    requeue_grace_seconds: float = Field(
+        10.0, ge=0, description="How old a queued job's last message is before it may be replaced."
+    )
+
+    engine_slots: int = Field(
+        16, ge=1, description="Jobs that one worker decodes together, at most."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where models are loaded; auto: CUDA when there is one, else the CPU."
+    )
+
+    webhook_timeout_seconds: float = Field(
+        15.0, gt=0, description="How long a webhook receiver may take to answer."
+    )
+    webhook_allowed_networks: Annotated[tuple[Network, ...], NoDecode] = Field(
+        (),
+        description="Private networks that webhooks may reach, comma-separated CIDR; else none.",
+    )
+
+    @field_validator("webhook_allowed_networks", mode="before")
+    @classmethod
+    def _split_networks(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _without_slash(cls, value: str) -> str:
+        return value.rstrip("/")
+
+
+@lru_cache(maxsize=1)
+def current() -> Settings:
+    """The settings of this process, read from the environment once."""
+    return Settings()

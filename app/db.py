@@ -1,0 +1,90 @@
+"""The database: one engine per process, and the only commit in the project."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import BigInteger, DateTime, Engine, MetaData, Uuid, create_engine, make_url
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import DeclarativeBase, Session
+
+from app.config import Settings
+from app.errors import DatabaseUnavailable
+
+
+class Base(DeclarativeBase):
+    """The declared schema; constraints are named, so that migrations can name them too."""
+
+    metadata = MetaData(
+        naming_convention={
+            "pk": "pk_%(table_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012  (SQLAlchemy reads a plain class attribute)
+        int: BigInteger,
+        datetime: DateTime(timezone=True),
+        UUID: Uuid,
+        dict[str, Any]: JSONB,
+        dict[str, str]: JSONB,
+        # A missing list is NULL, not the JSON value null.
+        list[dict[str, str]]: JSONB(none_as_null=True),
+    }
+
+
+class Database:
+    """A connection pool and the transactions on it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.engine = _engine(settings)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """A session that commits at the end of the block, or rolls back whatever was raised.
+
+        Raises DatabaseUnavailable when PostgreSQL cannot be reached or goes away half-way; the
+        transaction then has no effect, unless it went away during the commit itself.
+        """
+        try:
+            with Session(self.engine, expire_on_commit=False) as session, session.begin():
+                yield session
+        except (OperationalError, InterfaceError, PoolTimeout) as error:
+            raise DatabaseUnavailable from error
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise DatabaseUnavailable from error
+            raise
+
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()
+
+
+def psycopg2_url(url: str) -> str:
+    """The URL with the driver named: SQLAlchemy 2.1 takes psycopg 3 when none is."""
+    parsed = make_url(url.replace("postgres://", "postgresql://", 1))
+    return parsed.set(drivername="postgresql+psycopg2").render_as_string(hide_password=False)
+
+
+def _engine(settings: Settings) -> Engine:
+    return create_engine(
+        psycopg2_url(settings.database_url),
+        pool_size=settings.database_pool_size,
+        max_overflow=0,
+        pool_timeout=10,
+        pool_pre_ping=True,  # a restarted PostgreSQL costs nobody an error
+        connect_args={
+            "connect_timeout": 3,
+            "application_name": "gptqueue",
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+        },
+    )

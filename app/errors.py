@@ -1,0 +1,135 @@
+"""One tree of errors. Each class is a condition; its docstring is the message a client reads.
+
+``code`` never changes once published; ``status`` is the HTTP status of RFC 9457 problem details.
+The mapping to HTTP is rendered in ``app.api.problems`` and nowhere else.
+"""
+
+from typing import ClassVar
+
+
+class GPTQueueError(Exception):
+    """Something went wrong on our side; it has been recorded."""
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+    retry_after_seconds: ClassVar[int | None] = None
+
+    def __init__(self, message: str | None = None, **details: object) -> None:
+        """``message`` replaces the docstring; ``details`` become members of the problem."""
+        self.message = message or (type(self).__doc__ or "").strip()
+        self.details = details
+        super().__init__(self.message)
+
+
+class MissingCredential(GPTQueueError):
+    """This needs an API key: send the header "Authorization: Bearer gq_..."."""
+
+    code, status = "missing_credential", 401
+
+
+class InvalidCredential(GPTQueueError):
+    """This API key is not valid: mistyped, unknown or revoked."""
+
+    code, status = "invalid_credential", 401
+
+
+class InsufficientCredit(GPTQueueError):
+    """The account's available credit does not cover the most this job can cost."""
+
+    code, status = "insufficient_credit", 402
+
+
+class JobNotFound(GPTQueueError):
+    """There is no such job in this account."""
+
+    code, status = "job_not_found", 404
+
+
+class RouteNotFound(GPTQueueError):
+    """There is nothing at this address."""
+
+    code, status = "route_not_found", 404
+
+
+class MethodNotAllowed(GPTQueueError):
+    """This address does not answer to this method."""
+
+    code, status = "method_not_allowed", 405
+
+
+class BodyTooLarge(GPTQueueError):
+    """The request body is too large."""
+
+    code, status = "body_too_large", 413
+
+
+class NotJSON(GPTQueueError):
+    """The body must be JSON, sent with "Content-Type: application/json"."""
+
+    code, status = "not_json", 415
+
+
+class InvalidJSON(GPTQueueError):
+    """The body is not valid JSON."""
+
+    code, status = "invalid_json", 400
+
+
+class MalformedRequest(GPTQueueError):
+    """The request cannot be understood."""
+
+    code, status = "malformed_request", 400
+
+
+class InvalidRequest(GPTQueueError):
+    """The request is not valid; "errors" names each field and what is wrong with it."""
+
+    code, status = "invalid_request", 422
+
+
+class UnknownModel(GPTQueueError):
+    """This model is not served here; "known_models" lists those that are."""
+
+    code, status = "unknown_model", 422
+
+
+class ContextLengthExceeded(GPTQueueError):
+    """The prompt, with the tokens asked for, does not fit into the model's context."""
+
+    code, status = "context_length_exceeded", 422
+
+
+class WebhookURLRefused(GPTQueueError):
+    """Webhooks are not sent to this address."""
+
+    code, status = "webhook_url_refused", 422
+
+
+class IdempotencyKeyReused(GPTQueueError):
+    """This Idempotency-Key was used before with a different request."""
+
+    code, status = "idempotency_key_reused", 422
+
+
+class DatabaseUnavailable(GPTQueueError):
+    """The database cannot be reached; nothing was changed. Try again."""
+
+    code, status, retry_after_seconds = "database_unavailable", 503, 5
+
+
+class LeaseLost(GPTQueueError):
+    """Another attempt owns this job now; what this one produced is discarded."""
+
+    code, status = "lease_lost", 409
+
+
+class EngineFailed(GPTQueueError):
+    """The engine failed while it worked on this job."""
+
+    code, status = "engine_failed", 500
+
+
+class ModelLoadFailed(GPTQueueError):
+    """The model could not be loaded."""
+
+    code, status = "model_load_failed", 500

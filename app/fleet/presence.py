@@ -1,0 +1,75 @@
+"""Workers report themselves; the API reads who is there."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from app.fleet.tables import Worker, WorkerState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a worker says of itself."""
+
+    name: str
+    model: str
+    version: str
+    state: WorkerState
+    error: str | None = None
+    slots: int = 0
+    running: int = 0
+
+
+@dataclass(slots=True)
+class ModelPresence:
+    """The workers of one model: how many are in each state, and the errors of the failed."""
+
+    workers: Counter[str] = field(default_factory=Counter)
+    errors: list[str] = field(default_factory=list)
+
+
+def report(session: Session, said: Report) -> None:
+    """Write down what a worker says of itself, as of now."""
+    values = {
+        "model": said.model,
+        "version": said.version,
+        "state": said.state,
+        "error": said.error,
+        "slots": said.slots,
+        "running": said.running,
+        "seen_at": func.now(),
+    }
+    session.execute(
+        insert(Worker)
+        .values(name=said.name, **values)
+        .on_conflict_do_update(index_elements=[Worker.name], set_=values)
+    )
+
+
+def by_model(session: Session, fresh_seconds: float) -> dict[str, ModelPresence]:
+    """The workers of each model.
+
+    Loading and ready workers count while their last report is at most ``fresh_seconds`` old. A
+    failed one counts for ten minutes: its process is gone, but its reason is what the reader needs.
+    """
+    presence: dict[str, ModelPresence] = {}
+    for worker in _recent(session, fresh_seconds):
+        of_model = presence.setdefault(worker.model, ModelPresence())
+        of_model.workers[worker.state] += 1
+        if worker.error:
+            of_model.errors.append(worker.error)
+    return presence
+
+
+def _recent(session: Session, fresh_seconds: float) -> Sequence[Worker]:
+    fresh = Worker.seen_at > func.now() - timedelta(seconds=fresh_seconds)
+    failed = (Worker.state == WorkerState.FAILED) & (
+        Worker.seen_at > func.now() - timedelta(minutes=10)
+    )
+    alive = Worker.state.in_([WorkerState.LOADING, WorkerState.READY]) & fresh
+    return session.scalars(select(Worker).where(alive | failed)).all()

@@ -1,0 +1,37 @@
+"""One row per worker process, renewed by its heartbeat."""
+
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import CheckConstraint, func
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.db import Base
+
+
+class WorkerState(StrEnum):
+    """Where a worker stands with its model."""
+
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"  # the model could not be loaded; ``error`` says why
+    STOPPED = "stopped"
+
+
+class Worker(Base):
+    """A generation worker; alive while ``seen_at`` is fresh."""
+
+    __tablename__ = "workers"
+    __table_args__ = (
+        CheckConstraint("state IN ('loading', 'ready', 'failed', 'stopped')", name="state"),
+    )
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    model: Mapped[str] = mapped_column(index=True)
+    version: Mapped[str]
+    state: Mapped[str]
+    error: Mapped[str | None]
+    slots: Mapped[int]
+    running: Mapped[int]
+    started_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.now())

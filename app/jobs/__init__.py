@@ -1,0 +1,1 @@
+"""The spine: a job's states and one file per arrow between them."""

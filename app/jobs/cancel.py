@@ -1,0 +1,31 @@
+"""queued -> cancelled at once; a running job is marked, and its engine stops it."""
+
+from uuid import UUID
+
+from sqlalchemy import func, update
+from sqlalchemy.orm import Session
+
+from app.jobs.ending import Ended, release_and_record
+from app.jobs.queries import owned_job
+from app.jobs.states import Status
+from app.jobs.tables import Job
+from app.jobs.transition import move
+
+
+def cancel(session: Session, account_id: UUID, job_id: UUID, *, base_url: str) -> Ended | None:
+    """Cancel a job; cancelling one that has ended, or was cancelled before, changes nothing.
+
+    Returns the end of a job that was still queued, else None. Raises JobNotFound.
+    """
+    # Locked, so that no claim or rescue can change its status between the two updates below.
+    owned_job(session, account_id, job_id, lock=True)
+    job = move(session, job_id, source=Status.QUEUED, target=Status.CANCELLED)
+    if job is not None:
+        return release_and_record(session, job, base_url=base_url)
+    session.execute(
+        update(Job)
+        .where(Job.id == job_id, Job.status == Status.RUNNING, Job.cancel_requested_at.is_(None))
+        .values(cancel_requested_at=func.now())
+        .execution_options(synchronize_session=False)
+    )
+    return None

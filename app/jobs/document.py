@@ -1,0 +1,191 @@
+"""A job as its owner sees it: the answer of the API and the data of a webhook."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, PlainSerializer
+
+from app.billing.tables import Charge
+from app.jobs.tables import Attempt, Job, Output
+
+
+def _iso(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+Moment = Annotated[datetime, PlainSerializer(_iso, when_used="json")]
+
+
+class Document(BaseModel):
+    """The base of everything the API answers with."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class OutputDocument(Document):
+    """What the model wrote; ``text`` is null where only a GET has it: see ``truncated``."""
+
+    text: str | None
+    finish_reason: Literal["stop", "length", "cancelled", "deadline"]
+    truncated: bool = False
+
+
+class UsageDocument(Document):
+    """Tokens read and written."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class PriceDocument(Document):
+    """The price at submit, in micro-USD per million tokens."""
+
+    input_micros_per_million_tokens: int
+    output_micros_per_million_tokens: int
+
+
+class ChargeDocument(Document):
+    """The money of the job, in micro-USD."""
+
+    state: Literal["held", "charged", "released"]
+    held_micros: int
+    charged_micros: int
+    currency: str
+    price: PriceDocument
+
+
+class AttemptDocument(Document):
+    """One worker's try."""
+
+    number: int
+    worker: str
+    started: Moment
+    ended: Moment | None
+    outcome: Literal["running", "succeeded", "failed", "cancelled", "expired", "lost"]
+
+
+class WaitingDocument(Document):
+    """Why a queued job has not started, and how many are before it."""
+
+    reason: Literal["in_queue", "no_worker", "model_loading", "model_failed"]
+    position: int
+
+
+class ErrorDocument(Document):
+    """Why a job failed."""
+
+    code: str
+    message: str
+
+
+class UrlsDocument(Document):
+    """Where to read the job and where to cancel it."""
+
+    get: str
+    cancel: str
+
+
+class JobDocument(Document):
+    """One job."""
+
+    id: UUID
+    kind: Literal["generate", "complete", "chat"]
+    status: Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"]
+    model: str
+    version: str
+    created: Moment
+    started: Moment | None
+    finished: Moment | None
+    deadline: Moment
+    priority: int
+    metadata: dict[str, str]
+    webhook_url: str | None
+    output: OutputDocument | None
+    usage: UsageDocument | None
+    charge: ChargeDocument
+    attempts: list[AttemptDocument]
+    waiting: WaitingDocument | None
+    error: ErrorDocument | None
+    urls: UrlsDocument
+
+
+def render(
+    job: Job,
+    charge: Charge,
+    *,
+    base_url: str,
+    attempts: list[Attempt],
+    output: Output | None = None,
+    waiting: WaitingDocument | None = None,
+) -> JobDocument:
+    """Put a job's rows together."""
+    url = f"{base_url}/api/v1/jobs/{job.id}"
+    return JobDocument(
+        id=job.id,
+        kind=job.kind,
+        status=job.status,
+        model=job.model,
+        version=job.version,
+        created=job.created_at,
+        started=job.started_at,
+        finished=job.finished_at,
+        deadline=job.deadline_at,
+        priority=job.priority,
+        metadata=job.labels,
+        webhook_url=job.webhook_url,
+        output=_output(job, output),
+        usage=_usage(job),
+        charge=_charge(charge),
+        attempts=[_attempt(each) for each in attempts],
+        waiting=waiting,
+        error=_error(job),
+        urls=UrlsDocument(get=url, cancel=f"{url}/cancel"),
+    )
+
+
+def _output(job: Job, output: Output | None) -> OutputDocument | None:
+    if job.finish_reason is None:
+        return None
+    text = output.text if output else None
+    return OutputDocument(text=text, finish_reason=job.finish_reason, truncated=text is None)
+
+
+def _usage(job: Job) -> UsageDocument | None:
+    if job.prompt_tokens is None or job.completion_tokens is None:
+        return None
+    return UsageDocument(
+        prompt_tokens=job.prompt_tokens,
+        completion_tokens=job.completion_tokens,
+        total_tokens=job.prompt_tokens + job.completion_tokens,
+    )
+
+
+def _charge(charge: Charge) -> ChargeDocument:
+    return ChargeDocument(
+        state=charge.state,
+        held_micros=charge.held_micros,
+        charged_micros=charge.charged_micros,
+        currency=charge.currency,
+        price=PriceDocument(
+            input_micros_per_million_tokens=charge.input_price_micros,
+            output_micros_per_million_tokens=charge.output_price_micros,
+        ),
+    )
+
+
+def _attempt(attempt: Attempt) -> AttemptDocument:
+    return AttemptDocument(
+        number=attempt.number,
+        worker=attempt.worker,
+        started=attempt.started_at,
+        ended=attempt.ended_at,
+        outcome=attempt.outcome,
+    )
+
+
+def _error(job: Job) -> ErrorDocument | None:
+    if job.error_code is None:
+        return None
+    return ErrorDocument(code=job.error_code, message=job.error_message or "")

@@ -1,0 +1,35 @@
+"""Keeping a claimed job: renew the lease, and hear whether its owner wants it cancelled."""
+
+from collections.abc import Collection
+from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy import func, select, tuple_, update
+from sqlalchemy.orm import Session
+
+from app.jobs.claim import Lease
+from app.jobs.states import Status
+from app.jobs.tables import Job
+
+
+def renew(session: Session, leases: Collection[Lease], seconds: float) -> set[Lease]:
+    """Extend these leases; returns those that are still held. The others are lost for good."""
+    kept = session.execute(
+        update(Job)
+        .where(*_owned(leases))
+        .values(lease_until=func.now() + timedelta(seconds=seconds))
+        .returning(Job.id, Job.attempt)
+        .execution_options(synchronize_session=False)
+    )
+    return {Lease(row.id, row.attempt) for row in kept}
+
+
+def cancelled(session: Session, leases: Collection[Lease]) -> set[UUID]:
+    """Which of these jobs their owners have asked to cancel."""
+    asked = select(Job.id).where(*_owned(leases), Job.cancel_requested_at.is_not(None))
+    return set(session.scalars(asked))
+
+
+def _owned(leases: Collection[Lease]):  # type: ignore[no-untyped-def]
+    pairs = [(lease.job_id, lease.attempt) for lease in leases]
+    return tuple_(Job.id, Job.attempt).in_(pairs), Job.status == Status.RUNNING

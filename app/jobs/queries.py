@@ -1,0 +1,173 @@
+"""Reading jobs: one, a page of them, and what they used. Every query names the account."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from uuid import UUID
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session
+
+from app.billing.tables import Charge
+from app.errors import JobNotFound
+from app.fleet.presence import ModelPresence, by_model
+from app.fleet.tables import WorkerState
+from app.jobs.document import JobDocument, WaitingDocument, render
+from app.jobs.states import TERMINAL, Status
+from app.jobs.tables import Attempt, Job, Output
+
+
+def owned_job(session: Session, account_id: UUID, job_id: UUID, *, lock: bool = False) -> Job:
+    """The account's job of that id; raises JobNotFound, also when it is another account's."""
+    query = select(Job).where(Job.id == job_id, Job.account_id == account_id)
+    job = session.scalars(query.with_for_update() if lock else query).one_or_none()
+    if job is None:
+        raise JobNotFound
+    return job
+
+
+def is_terminal(session: Session, account_id: UUID, job_id: UUID) -> bool:
+    """Whether the job has ended; raises JobNotFound."""
+    return Status(owned_job(session, account_id, job_id).status) in TERMINAL
+
+
+def read(
+    session: Session, account_id: UUID, job_id: UUID, *, base_url: str, fresh_seconds: float
+) -> JobDocument:
+    """The whole job; raises JobNotFound."""
+    job = owned_job(session, account_id, job_id)
+    return _documents(session, [job], base_url=base_url, fresh_seconds=fresh_seconds)[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """Which jobs to list: newest first, those older than ``after``, ``limit`` at most."""
+
+    status: str | None = None
+    model: str | None = None
+    after: UUID | None = None
+    limit: int = 20
+
+
+def page(
+    session: Session, account_id: UUID, wanted: Filter, *, base_url: str, fresh_seconds: float
+) -> tuple[list[JobDocument], bool]:
+    """One page of an account's jobs, and whether there are more."""
+    query = select(Job).where(Job.account_id == account_id).order_by(Job.id.desc())
+    jobs = session.scalars(_narrowed(query, wanted).limit(wanted.limit + 1)).all()
+    documents = _documents(
+        session, jobs[: wanted.limit], base_url=base_url, fresh_seconds=fresh_seconds
+    )
+    return documents, len(jobs) > wanted.limit
+
+
+def _narrowed(query: Select[Job], wanted: Filter) -> Select[Job]:
+    if wanted.status is not None:
+        query = query.where(Job.status == wanted.status)
+    if wanted.model is not None:
+        query = query.where(Job.model == wanted.model)
+    if wanted.after is not None:
+        query = query.where(Job.id < wanted.after)
+    return query
+
+
+def _documents(
+    session: Session, jobs: Sequence[Job], *, base_url: str, fresh_seconds: float
+) -> list[JobDocument]:
+    ids = [job.id for job in jobs]
+    charges = {
+        charge.job_id: charge
+        for charge in session.scalars(select(Charge).where(Charge.job_id.in_(ids)))
+    }
+    outputs = {
+        output.job_id: output
+        for output in session.scalars(select(Output).where(Output.job_id.in_(ids)))
+    }
+    attempts: dict[UUID, list[Attempt]] = {}
+    for attempt in session.scalars(
+        select(Attempt).where(Attempt.job_id.in_(ids)).order_by(Attempt.job_id, Attempt.number)
+    ):
+        attempts.setdefault(attempt.job_id, []).append(attempt)
+    waiting = _waiting(session, jobs, fresh_seconds)
+    return [
+        render(
+            job,
+            charges[job.id],
+            base_url=base_url,
+            attempts=attempts.get(job.id, []),
+            output=outputs.get(job.id),
+            waiting=waiting.get(job.id),
+        )
+        for job in jobs
+    ]
+
+
+def _waiting(
+    session: Session, jobs: Sequence[Job], fresh_seconds: float
+) -> dict[UUID, WaitingDocument]:
+    queued = [job for job in jobs if job.status == Status.QUEUED]
+    if not queued:
+        return {}
+    presence = by_model(session, fresh_seconds)
+    return {
+        job.id: WaitingDocument(
+            reason=_reason(presence.get(job.model)), position=_position(session, job)
+        )
+        for job in queued
+    }
+
+
+def _reason(presence: ModelPresence | None) -> str:
+    workers = presence.workers if presence else {}
+    if workers.get(WorkerState.READY):
+        return "in_queue"
+    if workers.get(WorkerState.LOADING):
+        return "model_loading"
+    if workers.get(WorkerState.FAILED):
+        return "model_failed"
+    return "no_worker"
+
+
+def _position(session: Session, job: Job) -> int:
+    """How many queued jobs of its model a worker takes first."""
+    before = (Job.priority > job.priority) | ((Job.priority == job.priority) & (Job.id < job.id))
+    return (
+        session.scalar(
+            select(func.count()).where(Job.model == job.model, Job.status == Status.QUEUED, before)
+        )
+        or 0
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """What one model used in one day (UTC)."""
+
+    date: date
+    model: str
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    charged_micros: int
+
+
+def usage(
+    session: Session, account_id: UUID, *, since: datetime, until: datetime
+) -> list[UsageRow]:
+    """Ended jobs by day and model; ``since`` is inclusive, ``until`` exclusive."""
+    day = func.date(func.timezone("UTC", Job.finished_at))
+    rows = session.execute(
+        select(
+            day,
+            Job.model,
+            func.count(),
+            func.coalesce(func.sum(Job.prompt_tokens), 0),
+            func.coalesce(func.sum(Job.completion_tokens), 0),
+            func.coalesce(func.sum(Charge.charged_micros), 0),
+        )
+        .join(Charge, Charge.job_id == Job.id)
+        .where(Job.account_id == account_id, Job.finished_at >= since, Job.finished_at < until)
+        .group_by(day, Job.model)
+        .order_by(day, Job.model)
+    )
+    return [UsageRow(*row[:2], *map(int, row[2:])) for row in rows]

@@ -1,0 +1,124 @@
+"""The Celery application and its queues; messages carry a job's id and nothing else.
+
+Each model has a queue of its own, ``generate.<model>``. A message is a hint: PostgreSQL says what
+there is to do, so a broker that is down, emptied or doubled costs time, never a job.
+"""
+
+from collections.abc import Iterable
+from uuid import UUID
+
+import structlog
+from celery import Celery
+from kombu.exceptions import OperationalError as BrokerError
+from redis import Redis
+from redis.exceptions import RedisError
+
+from app.config import Settings
+
+log = structlog.get_logger(__name__)
+
+GENERATE_PREFIX = "generate."
+WEBHOOKS = "webhooks"
+MAINTENANCE = "maintenance"
+
+# Tasks are named here, where they are sent, and implemented in ``workers``.
+GENERATE_TASK = "generate"
+DELIVER_TASK = "deliver"
+SWEEP_TASK = "sweep"
+
+_ENDED_CHANNEL = "gptqueue.ended"
+
+
+def generate_queue(model: str) -> str:
+    """The queue of a model."""
+    return GENERATE_PREFIX + model
+
+
+def make_celery(settings: Settings) -> Celery:
+    """The Celery application, for workers and for publishers."""
+    celery = Celery("gptqueue", broker=settings.redis_url)
+    celery.conf.update(
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        task_acks_late=True,
+        task_default_queue=MAINTENANCE,
+        worker_prefetch_multiplier=1,
+        worker_send_task_events=True,
+        task_send_sent_event=True,
+        worker_hijack_root_logger=False,
+        worker_soft_shutdown_timeout=30.0,
+        broker_connection_retry_on_startup=True,
+        broker_transport_options={
+            # Redelivery is the sweep's work and far quicker; see docs/architecture.md.
+            "visibility_timeout": 3600,
+            # Without these a publish to a dead broker waits for ever.
+            "socket_timeout": settings.broker_timeout_seconds,
+            "socket_connect_timeout": settings.broker_timeout_seconds,
+            "socket_keepalive": True,
+            "max_retries": 1,
+            "interval_start": 0,
+            "interval_step": 0.1,
+        },
+        beat_schedule={
+            "sweep": {
+                "task": SWEEP_TASK,
+                "schedule": settings.sweep_seconds,
+                "options": {"queue": MAINTENANCE, "expires": settings.sweep_seconds},
+            }
+        },
+    )
+    return celery
+
+
+class Broker:
+    """What the project asks of the broker. Every failure is logged and survived."""
+
+    def __init__(self, settings: Settings, celery: Celery) -> None:
+        self._celery = celery
+        self._redis = Redis.from_url(
+            settings.redis_url,
+            socket_timeout=settings.broker_timeout_seconds,
+            socket_connect_timeout=settings.broker_timeout_seconds,
+        )
+
+    def enqueue_jobs(self, model: str, job_ids: Iterable[UUID]) -> None:
+        """Tell a model's workers that these jobs wait."""
+        for job_id in job_ids:
+            self._send(GENERATE_TASK, job_id, generate_queue(model))
+
+    def enqueue_deliveries(self, delivery_ids: Iterable[UUID]) -> None:
+        """Tell the delivery workers that these webhooks are due."""
+        for delivery_id in delivery_ids:
+            self._send(DELIVER_TASK, delivery_id, WEBHOOKS)
+
+    def announce_end(self, job_id: UUID) -> None:
+        """Tell whoever waits for this job that it has ended."""
+        try:
+            self._redis.publish(_ENDED_CHANNEL, str(job_id))
+        except RedisError as error:
+            log.warning("announce_failed", job_id=str(job_id), error=str(error))
+
+    def ended_jobs(self) -> Iterable[str]:
+        """The ids of jobs as they end, for ever; raises RedisError when the broker goes away."""
+        with self._redis.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
+            channel.subscribe(_ENDED_CHANNEL)
+            while True:
+                message = channel.get_message(timeout=1.0)
+                if message is not None:
+                    yield message["data"].decode()
+
+    def depths(self, models: Iterable[str]) -> dict[str, int]:
+        """Messages in each model's queue; raises RedisError."""
+        names = list(models)
+        pipeline = self._redis.pipeline(transaction=False)
+        for name in names:
+            pipeline.llen(generate_queue(name))
+        return dict(zip(names, pipeline.execute(), strict=True))
+
+    def _send(self, task: str, row_id: UUID, queue: str) -> None:
+        try:
+            self._celery.send_task(task, args=[str(row_id)], queue=queue, retry=False)
+        except (BrokerError, RedisError, OSError) as error:
+            # The row is committed: the sweep sends the message when the broker is back.
+            log.warning("publish_failed", queue=queue, id=str(row_id), error=str(error))

@@ -1,0 +1,57 @@
+"""The secret that signs an account's events, and the outbox."""
+
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, func, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.db import Base
+
+
+class WebhookSecret(Base):
+    """The account's signing secret, ``whsec_`` + base64; readable, since signing needs it."""
+
+    __tablename__ = "webhook_secrets"
+
+    account_id: Mapped[UUID] = mapped_column(ForeignKey("accounts.id"), primary_key=True)
+    secret: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class DeliveryState(StrEnum):
+    """Where an event stands on its way to the customer."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    ABANDONED = "abandoned"  # the schedule is used up, or the receiver answered 410
+
+
+class Delivery(Base):
+    """One event for one address, written with what it reports."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        CheckConstraint("state IN ('pending', 'delivered', 'abandoned')", name="state"),
+        CheckConstraint("(ended_at IS NULL) = (state = 'pending')", name="ended"),
+        Index(
+            "ix_webhook_deliveries_due",
+            "next_attempt_at",
+            postgresql_where=text("state = 'pending'"),
+        ),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    account_id: Mapped[UUID] = mapped_column(ForeignKey("accounts.id"), index=True)
+    job_id: Mapped[UUID] = mapped_column(index=True)
+    type: Mapped[str]
+    url: Mapped[str]
+    body: Mapped[str]
+    state: Mapped[str] = mapped_column(default=DeliveryState.PENDING)
+    attempts: Mapped[int] = mapped_column(default=0)
+    next_attempt_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    last_status: Mapped[int | None]
+    last_error: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    ended_at: Mapped[datetime | None]

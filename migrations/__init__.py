@@ -1,0 +1,1 @@
+"""The schema's history; ``alembic -c migrations/alembic.ini upgrade head`` brings it up to date."""

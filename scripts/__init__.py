@@ -1,0 +1,1 @@
+"""The chores of this repository, one command each; none of this is installed."""

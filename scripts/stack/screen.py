@@ -1,0 +1,52 @@
+"""What the user sees: steps with a tick, then one coloured stream of logs; plain in a pipe."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from itertools import cycle
+
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright_magenta")
+
+
+class Screen:
+    """Prints to standard output."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self._palette = cycle(COLOURS)
+        self._colours: dict[str, str] = {}
+        self._width = 0
+
+    def say(self, renderable: RenderableType = "") -> None:
+        """Print something as it is."""
+        self.console.print(renderable)
+
+    @contextmanager
+    def step(self, text: str, hint: str = "") -> Iterator[None]:
+        """A spinner while the block runs, a tick and the time it took afterwards."""
+        started = time.monotonic()
+        shown = f"{text} [dim]({hint})[/]" if hint else text
+        if hint and not self.console.is_terminal:
+            self.console.print(f"[dim]…[/] {shown}")
+        with self.console.status(shown):
+            yield
+        seconds = time.monotonic() - started
+        self.console.print(f"[green]✓[/] {text} [dim]{seconds:.1f} s[/]")
+
+    def log(self, part: str, text: str) -> None:
+        """One line of one part."""
+        self._width = max(self._width, len(part))
+        colour = self._colours.setdefault(part, next(self._palette))
+        self.console.print(
+            Text(f"{datetime.now():%H:%M:%S} ", "dim")
+            + Text(f"{part:<{self._width}} | ", colour)
+            + Text(text)
+        )
+
+    def fail(self, sentence: str) -> None:
+        """Why we give up."""
+        self.console.print(Text("✗ ", "bold red") + Text(sentence))

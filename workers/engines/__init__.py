@@ -1,0 +1,47 @@
+"""Engines: what turns a prompt into text. ``load`` picks the one a catalog version names."""
+
+from app.catalog import Model, Version
+from app.config import Settings
+from app.errors import ModelLoadFailed
+from workers.engines.base import Engine
+from workers.engines.fake import FakeBehaviour, FakeEngine
+
+
+def load(name: str, model: Model, version: str, settings: Settings) -> Engine:
+    """The engine that runs ``version`` of the model ``name``, ready for requests.
+
+    Raises ModelLoadFailed with a sentence for the operator; the log has the library's own words.
+    """
+    if version not in model.versions:
+        raise ModelLoadFailed(f"The model {name} has no version {version}.")
+    try:
+        return _engine(model, model.versions[version], settings)
+    except ModelLoadFailed as error:
+        message = f"{name}, version {version}: {error.message}"
+        raise ModelLoadFailed(message, **error.details) from error
+
+
+def _engine(model: Model, version: Version, settings: Settings) -> Engine:
+    if version.engine == "fake":
+        return FakeEngine(
+            behaviour=FakeBehaviour.parse(version.source),
+            context_length=model.context_length,
+            slots=settings.engine_slots,
+        )
+    # torch and the model libraries take seconds to import, and only this engine needs them.
+    try:
+        from workers.engines.transformers import loading
+        from workers.engines.transformers.engine import TransformersEngine
+    except ImportError as error:
+        raise ModelLoadFailed(
+            f'A library is missing ({error.name}): install gptqueue with its "engine" extra.'
+        ) from error
+    weights, tokenizer = loading.load(
+        version, models_dir=settings.models_dir, device=settings.device
+    )
+    return TransformersEngine(
+        model=weights,
+        tokenizer=tokenizer,
+        context_length=model.context_length,
+        slots=settings.engine_slots,
+    )

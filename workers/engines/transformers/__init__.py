@@ -1,0 +1,5 @@
+"""The transformers engine: many jobs decoded together over the stock transformers forward.
+
+``loading`` opens a checkpoint, ``engine`` owns the loop thread, ``batch`` the keys and values of
+the rows, ``row`` one request on its way, ``sampling`` the next token, ``text`` tokens to text.
+"""

@@ -1,0 +1,212 @@
+"""The loop that decodes many requests together."""
+
+import threading
+from collections import deque
+from concurrent.futures import Future
+from typing import Any
+
+import structlog
+import torch
+
+from app.errors import EngineFailed, GPTQueueError
+from workers.engines.base import FinishReason, Generation, Request, Stats
+from workers.engines.transformers.batch import Batch, Forward
+from workers.engines.transformers.prompts import Prompts
+from workers.engines.transformers.row import Row
+from workers.engines.transformers.sampling import choose
+
+# At most so many padded prompt tokens run between two steps, unless a single prompt is longer:
+# it bounds the memory of a prefill and how long the rows that decode already have to wait.
+PREFILL_TOKENS = 2048
+
+log = structlog.get_logger()
+
+
+class TransformersEngine:
+    """Engine (see base) over a loaded transformers model; one thread runs every forward pass."""
+
+    def __init__(self, *, model: Any, tokenizer: Any, context_length: int, slots: int) -> None:
+        """``context_length`` is in tokens; ``slots`` is how many rows decode together at most."""
+        self.slots = slots
+        self._tokenizer = tokenizer
+        self._forward = Forward(model)
+        self._prompts = Prompts(tokenizer, context_length)
+        self._end_tokens = _end_tokens(model, tokenizer)
+        self._batch = Batch(self._forward)
+        self._waiting: deque[Row] = deque()
+        self._rows: dict[str, Row] = {}
+        self._changed = threading.Condition()
+        self._closed = False
+        self._steps = 0
+        self._generated = 0
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: Request) -> "Future[Generation]":
+        """Queue a request; see Engine.submit."""
+        try:
+            row = self._row(request)
+            with self._changed:
+                if self._closed:
+                    raise EngineFailed("The engine is closed.")
+                if request.id in self._rows:
+                    raise EngineFailed("A request with this id is in flight already.")
+                self._rows[request.id] = row
+                self._waiting.append(row)
+                self._changed.notify()
+        except GPTQueueError as error:
+            failed: Future[Generation] = Future()
+            failed.set_exception(error)
+            return failed
+        return row.future
+
+    def cancel(self, request_id: str) -> None:
+        """End a request between two steps; see Engine.cancel."""
+        with self._changed:
+            if row := self._rows.get(request_id):
+                row.cancelled = True
+
+    def stats(self) -> Stats:
+        """What the engine is doing now."""
+        with self._changed:
+            waiting = len(self._waiting)
+            return Stats(
+                running=len(self._rows) - waiting,
+                waiting=waiting,
+                steps=self._steps,
+                generated_tokens=self._generated,
+            )
+
+    def close(self) -> None:
+        """Stop; requests in flight raise EngineFailed."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _row(self, request: Request) -> Row:
+        prompt, limit = self._prompts.encode(request)
+        return Row(request=request, prompt=prompt, limit=limit, tokenizer=self._tokenizer)
+
+    @torch.inference_mode()
+    def _run(self) -> None:
+        try:
+            while self._work_arrives():
+                self._end_interrupted()
+                self._admit()
+                self._decode()
+        finally:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        # Also after a bug of ours: nobody may wait for a thread that is gone.
+        with self._changed:
+            self._closed = True
+            rows = list(self._rows.values())
+        self._fail(rows, EngineFailed("The engine was closed."))
+
+    def _work_arrives(self) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._rows)
+            return not self._closed
+
+    def _end_interrupted(self) -> None:
+        with self._changed:
+            rows = list(self._rows.values())
+        ended = {row: reason for row in rows if (reason := row.interruption())}
+        for row, reason in ended.items():
+            self._finish(row, reason)
+        self._batch.keep([row for row in self._batch.rows if row not in ended])
+
+    def _admit(self) -> None:
+        newcomers = self._newcomers()
+        if not newcomers:
+            return
+        joining = Batch(self._forward)
+        try:
+            self._advance(joining, joining.prefill(newcomers))
+            self._batch.merge(joining)
+        except Exception as error:
+            self._forward_failed(newcomers, error)
+
+    def _newcomers(self) -> list[Row]:
+        """The rows at the head of the queue that a free slot and the prefill budget take."""
+        rows: list[Row] = []
+        longest = 0
+        with self._changed:
+            while self._waiting and len(self._batch.rows) + len(rows) < self.slots:
+                longest = max(longest, len(self._waiting[0].prompt))
+                if rows and longest * (len(rows) + 1) > PREFILL_TOKENS:
+                    break
+                rows.append(self._waiting.popleft())
+        for row in rows:
+            row.started = True
+        return rows
+
+    def _decode(self) -> None:
+        rows = self._batch.rows
+        if not rows:
+            return
+        try:
+            self._advance(self._batch, self._batch.step())
+        except Exception as error:
+            self._batch = Batch(self._forward)
+            self._forward_failed(rows, error)
+
+    def _advance(self, batch: Batch, logits: torch.Tensor) -> None:
+        """Give every row its next token, and let those that are done leave."""
+        self._steps += 1
+        staying = []
+        tokens = choose(logits, [row.sampler for row in batch.rows])
+        for row, token in zip(batch.rows, tokens, strict=True):
+            if token is None:
+                self._fail([row], EngineFailed("The model's output is not a number."))
+            elif reason := self._accept(row, token):
+                self._finish(row, reason)
+            else:
+                staying.append(row)
+        batch.keep(staying)
+
+    def _accept(self, row: Row, token: int) -> FinishReason | None:
+        before = len(row.tokens)
+        reason = row.accept(token, self._end_tokens)
+        self._generated += len(row.tokens) - before
+        return reason
+
+    def _finish(self, row: Row, reason: FinishReason) -> None:
+        self._forget(row)
+        row.finish(reason)
+
+    def _fail(self, rows: list[Row], error: EngineFailed) -> None:
+        for row in rows:
+            self._forget(row)
+            if not row.future.done():
+                row.future.set_exception(error)
+
+    def _forget(self, row: Row) -> None:
+        with self._changed:
+            if self._rows.get(row.request.id) is row:
+                del self._rows[row.request.id]
+            if not row.started and row in self._waiting:
+                self._waiting.remove(row)
+
+    def _forward_failed(self, rows: list[Row], error: Exception) -> None:
+        # The library's own words go to the log alone: the customer can do nothing with them.
+        log.error("engine.forward_failed", rows=len(rows), exc_info=error)
+        if isinstance(error, torch.OutOfMemoryError | MemoryError):
+            self._fail(rows, EngineFailed("The engine ran out of memory while it ran this job."))
+        else:
+            self._fail(rows, EngineFailed())
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """The ids that end a text: of the generation config, the model config and the tokenizer."""
+    named = [
+        getattr(model.generation_config, "eos_token_id", None),
+        getattr(model.config, "eos_token_id", None),
+        tokenizer.eos_token_id,
+    ]
+    ids: set[int] = set()
+    for value in named:
+        ids.update(value if isinstance(value, list) else [] if value is None else [value])
+    return frozenset(ids)

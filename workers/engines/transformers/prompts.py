@@ -1,0 +1,66 @@
+"""A request's prompt becomes token ids, and is refused where it cannot."""
+
+import threading
+from typing import Any
+
+from jinja2 import TemplateError
+
+from app.errors import ContextLengthExceeded, EngineFailed
+from workers.engines.base import Request
+
+
+class Prompts:
+    """Encodes prompts for one model."""
+
+    def __init__(self, tokenizer: Any, context_length: int) -> None:
+        """``context_length`` is in tokens, prompt and completion together."""
+        self._tokenizer = tokenizer
+        self._context_length = context_length
+        # A fast tokenizer may be read by one thread at a time.
+        self._lock = threading.Lock()
+
+    def encode(self, request: Request) -> tuple[list[int], int]:
+        """The prompt's ids, at least one, and the most tokens to generate.
+
+        Raises ContextLengthExceeded when not one token fits behind the prompt, EngineFailed when
+        the model's chat template has no place for the messages.
+        """
+        with self._lock:
+            ids = (
+                self._verbatim(request.prompt) if request.messages is None else self._chat(request)
+            )
+        room = self._context_length - len(ids)
+        if room < 1:
+            raise ContextLengthExceeded(
+                f"The prompt has {len(ids)} tokens; the model's context is "
+                f"{self._context_length} tokens, prompt and completion together.",
+                prompt_tokens=len(ids),
+                context_length=self._context_length,
+            )
+        return ids, min(request.max_tokens, room)
+
+    def _encoded(self, request: Request) -> list[int]:
+        try:
+            with self._lock:
+                ids = self._chat(request) if request.messages else self._verbatim(request.prompt)
+        except TemplateError as error:
+            message = f"The model's chat template refuses these messages: {error}"
+            raise EngineFailed(message) from error
+        except (TypeError, ValueError) as error:
+            raise EngineFailed("The model's tokenizer cannot read this prompt.") from error
+        if not ids:
+            raise EngineFailed("The prompt has no tokens.")
+        return ids
+
+    def _verbatim(self, prompt: str | None) -> list[int]:
+        ids: list[int] = self._tokenizer(prompt or "").input_ids
+        return ids
+
+    def _chat(self, request: Request) -> list[int]:
+        if not self._tokenizer.chat_template:
+            raise EngineFailed("This model has no chat template: send a prompt to be completed.")
+        messages = [{"role": one.role, "content": one.content} for one in request.messages or ()]
+        ids: list[int] = self._tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=False
+        )
+        return ids

@@ -1,0 +1,56 @@
+"""``celery -A workers.entrypoint worker -Q generate.<model>``: the worker processes.
+
+One module for all of them: a worker loads the model of each ``generate.`` queue that it consumes,
+and none when it consumes only ``webhooks`` and ``maintenance``.
+"""
+
+from typing import Any
+from uuid import UUID
+
+from celery import Task, signals
+from sentry_sdk.integrations.celery import CeleryIntegration
+
+from app import config, errortracking, logs
+from app.errors import ModelLoadFailed
+from app.queues import DELIVER_TASK, GENERATE_TASK, SWEEP_TASK, make_celery
+from workers import deliver, generate, sweep
+from workers.process import compose
+
+settings = config.current()
+app = make_celery(settings)
+errortracking.configure(settings, CeleryIntegration())
+process = compose(settings, app)
+
+
+@signals.setup_logging.connect
+def _logging(**_: Any) -> None:
+    logs.configure(settings)
+
+
+@signals.worker_init.connect
+def _start(sender: Any, **_: Any) -> None:
+    try:
+        process.serve(list(sender.app.amqp.queues.consume_from), sender.hostname)
+    except ModelLoadFailed:
+        # Logged and reported by then; whoever supervises this process decides when to try again.
+        raise SystemExit(1) from None
+
+
+@signals.worker_shutdown.connect
+def _stop(**_: Any) -> None:
+    process.stop()
+
+
+@app.task(name=GENERATE_TASK, bind=True)
+def _generate(task: Task, job_id: str) -> None:
+    generate.generate(process, process.servings[task.request.delivery_info["routing_key"]])
+
+
+@app.task(name=DELIVER_TASK)
+def _deliver(delivery_id: str) -> None:
+    deliver.deliver(process, UUID(delivery_id))
+
+
+@app.task(name=SWEEP_TASK)
+def _sweep() -> None:
+    sweep.sweep(process)

@@ -1,0 +1,122 @@
+"""One model held by this process: its engine, and the jobs that run in it."""
+
+import time
+from dataclasses import dataclass
+
+import structlog
+
+from app import catalog
+from app.config import Settings
+from app.db import Database
+from app.errors import ModelLoadFailed
+from app.fleet import presence
+from app.fleet.tables import WorkerState
+from app.jobs import claim
+from app.jobs.claim import Claimed
+from workers import engines
+from workers.engines.base import Engine, Generation, Message, Request, Sampling
+from workers.heartbeat import Heartbeat
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who serves what."""
+
+    worker: str
+    model: str
+    version: str
+
+
+class Serving:
+    """Claims jobs of one model and runs them in its engine."""
+
+    def __init__(self, settings: Settings, database: Database, identity: Identity) -> None:
+        self.identity = identity
+        self._settings = settings
+        self._database = database
+        self._engine: Engine | None = None
+        self._state, self._error = WorkerState.LOADING, ""
+        self.heartbeat = Heartbeat(settings, database, cancel=self._cancel, report=self._report)
+
+    def start(self, model: catalog.Model) -> None:
+        """Load the model; raises ModelLoadFailed after reporting why."""
+        self.heartbeat.start()
+        log.info("model_loading", model=self.identity.model, version=self.identity.version)
+        started = time.monotonic()
+        try:
+            self._engine = engines.load(
+                self.identity.model, model, self.identity.version, self._settings
+            )
+        except ModelLoadFailed as error:
+            self._state, self._error = WorkerState.FAILED, error.message
+            log.error("model_load_failed", model=self.identity.model, error=error.message)
+            self.heartbeat.stop()
+            raise
+        self._state = WorkerState.READY
+        self.heartbeat.beat()
+        seconds = round(time.monotonic() - started, 1)
+        log.info("model_ready", model=self.identity.model, seconds=seconds)
+
+    def stop(self) -> None:
+        """Stop the engine and say goodbye."""
+        if self._engine is not None:
+            self._engine.close()
+        self._state = WorkerState.STOPPED
+        self.heartbeat.stop()
+
+    def claim_next(self) -> Claimed | None:
+        """The next job of this model, now ours, or None."""
+        with self._database.transaction() as session:
+            return claim.claim(
+                session,
+                model=self.identity.model,
+                version=self.identity.version,
+                worker=self.identity.worker,
+                lease_seconds=self._settings.lease_seconds,
+            )
+
+    def run(self, claimed: Claimed) -> Generation:
+        """Generate and wait for it; raises ContextLengthExceeded or EngineFailed."""
+        assert self._engine is not None
+        return self._engine.submit(_request(claimed)).result()
+
+    def _cancel(self, lease: claim.Lease) -> None:
+        if self._engine is not None:
+            self._engine.cancel(_request_id(lease))
+
+    def _report(self) -> presence.Report:
+        return presence.Report(
+            name=self.identity.worker,
+            model=self.identity.model,
+            version=self.identity.version,
+            state=self._state,
+            error=self._error or None,
+            slots=self._engine.slots if self._engine else 0,
+            running=self._engine.stats().running if self._engine else 0,
+        )
+
+
+def _request_id(lease: claim.Lease) -> str:
+    return f"{lease.job_id}:{lease.attempt}"
+
+
+def _request(claimed: Claimed) -> Request:
+    parameters = claimed.parameters
+    messages = claimed.messages
+    return Request(
+        id=_request_id(claimed.lease),
+        max_tokens=parameters["max_tokens"],
+        prompt=claimed.prompt,
+        messages=[Message(**each) for each in messages] if messages else None,
+        sampling=Sampling(
+            temperature=parameters["temperature"],
+            top_p=parameters["top_p"],
+            top_k=parameters["top_k"],
+            seed=parameters["seed"],
+            stop=tuple(parameters["stop"]),
+            repetition_penalty=parameters["repetition_penalty"],
+        ),
+        deadline=time.monotonic() + claimed.seconds_left,
+    )
