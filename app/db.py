@@ -17,7 +17,10 @@ from app.errors import DatabaseUnavailable
 
 
 class Base(DeclarativeBase):
-    """The declared schema; constraints are named, so that migrations can name them too."""
+    """The base of every table (``app.schema`` has them all).
+
+    Constraints are named by rule, so that migrations can name them too.
+    """
 
     metadata = MetaData(
         naming_convention={
@@ -42,7 +45,9 @@ class Base(DeclarativeBase):
 class Database:
     """A connection pool and the transactions on it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, schema: MetaData) -> None:
+        """``schema`` is ``app.schema.metadata``: asked for, so that every table is declared."""
+        self.schema = schema
         self.engine = _engine(settings)
 
     @contextmanager

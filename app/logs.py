@@ -18,6 +18,9 @@ _SHARED: list[structlog.typing.Processor] = [
     structlog.processors.TimeStamper(fmt="iso", utc=True),
 ]
 
+# Celery says "received" and "succeeded" of every message; our own events say more.
+_CHATTY = ("celery.worker.strategy", "celery.app.trace", "celery.beat")
+
 
 def configure(settings: Settings) -> None:
     """Send structlog and the standard library's logging through one JSON formatter."""
@@ -44,6 +47,8 @@ def configure(settings: Settings) -> None:
             ],
         )
     )
+    for chatty in _CHATTY:
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level)

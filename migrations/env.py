@@ -3,16 +3,8 @@
 from alembic import context
 from sqlalchemy import create_engine, pool
 
-from app import config
-from app.accounts import tables as accounts_tables
-from app.billing import tables as billing_tables
-from app.db import Base, psycopg2_url
-from app.fleet import tables as fleet_tables
-from app.jobs import tables as jobs_tables
-from app.webhooks import tables as webhooks_tables
-
-# Every table must have been declared before the metadata is complete.
-DECLARED = (accounts_tables, billing_tables, fleet_tables, jobs_tables, webhooks_tables)
+from app import config, schema
+from app.db import psycopg2_url
 
 
 def run() -> None:
@@ -21,7 +13,7 @@ def run() -> None:
     engine = create_engine(psycopg2_url(url), poolclass=pool.NullPool)
     with engine.connect() as connection:
         context.configure(
-            connection=connection, target_metadata=Base.metadata, compare_server_default=True
+            connection=connection, target_metadata=schema.metadata, compare_server_default=True
         )
         with context.begin_transaction():
             context.run_migrations()

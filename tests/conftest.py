@@ -16,6 +16,7 @@ from flask.testing import FlaskClient
 from redis import Redis
 from sqlalchemy import Connection, NullPool, create_engine, make_url, text
 
+from app import schema
 from app.accounts import admin
 from app.api import create_app
 from app.config import Settings
@@ -166,7 +167,7 @@ def settings(database_url: str, redis_url: str, catalog_file: Path, tmp_path: Pa
 @pytest.fixture
 def database(settings: Settings) -> Iterator[Database]:
     """The database that the test shares with the application."""
-    database = Database(settings)
+    database = Database(settings, schema.metadata)
     yield database
     database.close()
 

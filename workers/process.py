@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import structlog
 from celery import Celery
 
-from app import catalog
+from app import catalog, schema
 from app.config import Settings
 from app.db import Database
 from app.errors import GPTQueueError, ModelLoadFailed
@@ -54,4 +54,4 @@ class Process:
 
 def compose(settings: Settings, celery: Celery) -> Process:
     """The process for these settings."""
-    return Process(settings, Database(settings), Broker(settings, celery))
+    return Process(settings, Database(settings, schema.metadata), Broker(settings, celery))

@@ -4,7 +4,7 @@ import structlog
 from flask import Flask
 from sentry_sdk.integrations.flask import FlaskIntegration
 
-from app import catalog, config, errortracking, logs
+from app import catalog, config, errortracking, logs, schema
 from app.api import health, jobs, models, openapi, problems, requestids, usage, webhooks
 from app.api.services import Services
 from app.api.waiters import Waiters
@@ -23,7 +23,7 @@ def create_app(settings: config.Settings | None = None) -> Flask:
     app.extensions["gptqueue"] = Services(
         settings=settings,
         catalog=catalog.load(settings.catalog_file),
-        database=Database(settings),
+        database=Database(settings, schema.metadata),
         broker=broker,
         waiters=Waiters(broker),
     )

@@ -2,7 +2,6 @@
 
 import json
 
-import structlog
 from flask import Flask, Response, g
 from werkzeug.exceptions import (
     HTTPException,
@@ -14,8 +13,6 @@ from werkzeug.exceptions import (
 
 from app import errors
 from app.errors import GPTQueueError
-
-log = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -59,6 +56,5 @@ def _http(error: HTTPException) -> Response:
 
 
 def _unknown(error: InternalServerError) -> Response:
-    # Flask has told Sentry by now. The traceback goes to the log, never to the client.
-    log.error("unhandled_error", exc_info=error.original_exception)
+    # Flask has logged the traceback and told Sentry by now; the client never sees it.
     return _known(GPTQueueError())

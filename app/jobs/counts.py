@@ -36,9 +36,11 @@ def counts(session: Session) -> Counts:
         jobs[model, status] = number
         tokens[model, "prompt"] = tokens.get((model, "prompt"), 0) + int(prompt or 0)
         tokens[model, "completion"] = tokens.get((model, "completion"), 0) + int(completion or 0)
-    deliveries = session.execute(
-        select(Delivery.state, func.count()).group_by(Delivery.state)
-    ).tuples()
+    deliveries = (
+        session.execute(select(Delivery.state, func.count()).group_by(Delivery.state))
+        .tuples()
+        .all()
+    )
     charged = session.scalar(
         select(func.coalesce(func.sum(Transfer.amount_micros), 0)).where(
             Transfer.kind == Kind.CHARGE

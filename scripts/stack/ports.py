@@ -1,7 +1,6 @@
-"""TCP ports on this machine: which are free, and remembering the one that was chosen."""
+"""TCP ports on this machine."""
 
 import socket
-from pathlib import Path
 
 LOCALHOST = "127.0.0.1"
 
@@ -23,15 +22,3 @@ def find_free() -> int:
         probe.bind((LOCALHOST, 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def remembered(file: Path) -> int:
-    """The port noted in this file; a new one, noted there, when that one is taken or missing.
-
-    A server's address then stays the same from one start to the next.
-    """
-    port = int(file.read_text()) if file.exists() else 0
-    if not port or not is_free(port):
-        port = find_free()
-        file.write_text(f"{port}\n")
-    return port

