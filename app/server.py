@@ -13,6 +13,7 @@ keepalive = 30
 graceful_timeout = 30
 timeout = 90  # a request with "Prefer: wait=60" is not a hanging one
 accesslog = None  # the API logs its own requests, with their ids
+control_socket_disable = True  # it would be made in the home folder of whoever starts us
 
 
 def post_fork(server: Any, worker: Any) -> None:

@@ -115,6 +115,12 @@ def database_url(postgres_url: str, migrated: str) -> Iterator[str]:
     yield from _database(postgres_url, migrated)
 
 
+@pytest.fixture(scope="module")
+def module_database_url(postgres_url: str, migrated: str) -> Iterator[str]:
+    """The URL of a database with the schema, shared by the tests of one module."""
+    yield from _database(postgres_url, migrated)
+
+
 def _database(postgres_url: str, template: str) -> Iterator[str]:
     name = f"test_{uuid4().hex}"
     with _superuser(postgres_url) as connection:

@@ -43,13 +43,14 @@ def generate(process: Process, serving: Serving) -> None:
 def _run(process: Process, serving: Serving, claimed: Claimed) -> Ended | None:
     log.info("job_started", attempt=claimed.lease.attempt, model=serving.identity.model)
     try:
-        write = _finishing(process, claimed, serving.run(claimed))
+        return _write(process, _finishing(process, claimed, serving.run(claimed)))
+    except DatabaseUnavailable:
+        raise  # the sweep rescues the job when the database is back
     except GPTQueueError as error:
-        write = _failing(process, claimed, error)
-    except Exception as error:
+        return _write(process, _failing(process, claimed, error))
+    except Exception:
         log.exception("job_crashed")
-        write = _failing(process, claimed, GPTQueueError(type(error).__name__))
-    return _write(process, write)
+        return _write(process, _failing(process, claimed, GPTQueueError()))
 
 
 Write = Callable[[Session], Ended]
@@ -57,7 +58,7 @@ Write = Callable[[Session], Ended]
 
 def _finishing(process: Process, claimed: Claimed, generation: Generation) -> Write:
     result = finish.Result(
-        text=generation.text,
+        text=generation.text.replace("\x00", "\ufffd"),  # PostgreSQL cannot store NUL
         finish_reason=generation.finish_reason.value,
         usage=Usage(generation.prompt_tokens, generation.completion_tokens),
     )

@@ -32,7 +32,12 @@ def send(parcel: Parcel, settings: Settings, resolver: Resolver = addresses.reso
 
 
 def _post(parcel: Parcel, target: Target, address: Address, timeout: float) -> Answer:
-    signed = signing.headers(parcel.secret, f"msg_{parcel.id.hex}", int(time.time()), parcel.body)
+    signed = signing.headers(
+        parcel.secret,
+        parcel.body,
+        message_id=f"msg_{parcel.id.hex}",
+        timestamp=int(time.time()),
+    )
     with _pool(target, address, timeout) as pool:
         response = pool.urlopen(
             "POST",

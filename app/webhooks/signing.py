@@ -21,7 +21,7 @@ def new_secret() -> str:
     return _PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
 
 
-def headers(secret: str, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
+def headers(secret: str, body: bytes, *, message_id: str, timestamp: int) -> dict[str, str]:
     """The three headers of one attempt; ``timestamp`` is the attempt's, in Unix seconds."""
     return {
         "webhook-id": message_id,
@@ -30,7 +30,7 @@ def headers(secret: str, message_id: str, timestamp: int, body: bytes) -> dict[s
     }
 
 
-def verify(secret: str, received: Mapping[str, str], body: bytes, now: float) -> bool:
+def verify(secret: str, received: Mapping[str, str], body: bytes, *, now: float) -> bool:
     """Whether a received event is authentic and at most five minutes old (or early).
 
     ``received`` holds the request's headers under lower-case names; ``now`` is in Unix seconds.

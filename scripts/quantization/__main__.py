@@ -8,6 +8,9 @@ from pathlib import Path
 
 from scripts.quantization.errors import Refused
 
+# Smaller groups no kernel takes.
+SMALLEST_GROUP = 16
+
 
 def main() -> int:
     """Quantize what the arguments name; 0 when DEST is complete, else nothing of it is left."""
@@ -50,13 +53,21 @@ def _quantize(arguments: argparse.Namespace) -> None:
     dest = arguments.dest.absolute()
     if dest.exists():
         raise Refused(f"{dest} exists already.")
+    if arguments.group_size < SMALLEST_GROUP:
+        raise Refused(f"A group size of {arguments.group_size} is below {SMALLEST_GROUP}.")
     partial = dest.with_name(dest.name + ".partial")
     made = _first_missing(partial)
     try:
         # The model libraries take seconds to import: not before what is quick to refuse.
+        from scripts.quantization.gptq import Grid
         from scripts.quantization.run import run
 
-        run(arguments, partial)
+        run(
+            model=arguments.source,
+            dest=partial,
+            grid=Grid(bits=arguments.bits, group_size=arguments.group_size),
+            calibration=arguments.calibration,
+        )
         partial.rename(dest)
     finally:
         if not dest.exists():

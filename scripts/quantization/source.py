@@ -5,15 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from scripts.quantization.errors import Refused
 
 
 @dataclass(frozen=True)
 class Source:
-    """A full-precision model and its tokenizer."""
+    """An unquantized model and its tokenizer."""
 
     model: Any
     tokenizer: Any
@@ -25,7 +24,8 @@ class Source:
 
     def bytes_in_16_bit(self) -> int:
         """What the weights take up unquantized, at two bytes each."""
-        return 2 * sum(parameter.numel() for parameter in self.model.parameters())
+        weights: int = sum(parameter.numel() for parameter in self.model.parameters())
+        return 2 * weights
 
     def check_group_size(self, group_size: int) -> None:
         """Raise Refused when a layer's width is not a multiple of ``group_size``."""
@@ -47,9 +47,12 @@ class Source:
 
 
 def read(source: str) -> Source:
-    """The model in full precision; raises Refused when it cannot be read."""
+    """The model, unquantized in bfloat16; raises Refused when it cannot be read."""
+    path = Path(source)
+    if not path.exists() and (source.endswith(".gguf") or source.startswith((".", "/", "~"))):
+        raise Refused(f"{source} does not exist.")
     try:
-        return _gguf(Path(source)) if source.endswith(".gguf") else _checkpoint(source)
+        return _gguf(path) if path.is_file() else _checkpoint(source)
     except Refused:
         raise
     except Exception as error:
@@ -58,27 +61,28 @@ def read(source: str) -> Source:
 
 
 def _checkpoint(source: str) -> Source:
-    options: dict[str, Any] = {"trust_remote_code": False}
-    config = transformers.AutoConfig.from_pretrained(source, **options)
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     if getattr(config, "quantization_config", None):
         raise Refused(f"{source} is quantized already; name the full-precision model.")
-    return Source(
-        model=AutoModelForCausalLM.from_pretrained(
-            source, dtype="auto", use_safetensors=True, **options
-        ).eval(),
-        tokenizer=AutoTokenizer.from_pretrained(source, **options),
-    )
+    return _loaded(source)
 
 
 def _gguf(file: Path) -> Source:
-    if not file.is_file():
-        raise Refused(f"{file} does not exist.")
-    model = AutoModelForCausalLM.from_pretrained(
-        str(file.parent), gguf_file=file.name, dtype=torch.bfloat16
-    )
+    source = _loaded(str(file.parent), gguf_file=file.name)
     # The weights are full precision now; nothing saved from here may claim to be GGUF.
-    del model.config.quantization_config
-    model.hf_quantizer = None
-    model.is_quantized = False
-    tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+    del source.model.config.quantization_config
+    source.model.hf_quantizer = None
+    source.model.is_quantized = False
+    return source
+
+
+def _loaded(place: str, **options: str) -> Source:
+    model = AutoModelForCausalLM.from_pretrained(
+        place,
+        dtype=torch.bfloat16,
+        device_map="auto" if torch.cuda.is_available() else None,
+        trust_remote_code=False,
+        **options,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
     return Source(model=model.eval(), tokenizer=tokenizer)

@@ -6,6 +6,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app import schema
 from app.accounts import keys
 from app.accounts.admin import grant_credit, issue_key, open_account
 from app.accounts.principal import authenticate
@@ -31,7 +32,7 @@ class Demo:
 
 def demo(database_url: str, remembered_key: str) -> Demo:
     """The account's key and secret, with credit on it; its last key is kept if it still works."""
-    database = Database(Settings(database_url=database_url))
+    database = Database(Settings(database_url=database_url), schema.metadata)
     try:
         with database.transaction() as session:
             key = remembered_key

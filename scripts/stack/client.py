@@ -7,22 +7,29 @@ import requests
 Json = dict[str, Any]
 
 
+def answers(url: str) -> bool:
+    """Whether something says 200 at this local address."""
+    with requests.Session() as session:
+        session.trust_env = False  # a proxy has no business with 127.0.0.1
+        try:
+            return session.get(url, timeout=5).status_code == 200
+        except requests.RequestException:
+            return False
+
+
 class Client:
     """One API and one key."""
 
     def __init__(self, url: str, key: str = "") -> None:
         self._url = f"{url}/api/v1"
         self._session = requests.Session()
-        self._session.trust_env = False  # a proxy has no business with 127.0.0.1
+        self._session.trust_env = False
         if key:
             self._session.headers["Authorization"] = f"Bearer {key}"
 
     def healthy(self) -> bool:
         """Whether the API answers."""
-        try:
-            return self._session.get(f"{self._url}/health", timeout=5).status_code == 200
-        except requests.RequestException:
-            return False
+        return answers(f"{self._url}/health")
 
     def has_worker(self, model: str) -> bool:
         """Whether a worker of this model is ready for jobs."""

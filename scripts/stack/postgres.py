@@ -4,6 +4,7 @@ The wheel's own launcher is not used: it adds a system user and widens permissio
 The server listens on 127.0.0.1 with a password, so that other users of the machine stay out.
 """
 
+import os
 import shutil
 import signal
 from contextlib import suppress
@@ -128,6 +129,7 @@ def initialise(data: Path, *, binaries: Path, password: Path) -> None:
     check(binaries / "initdb", "-D", fresh, *initdb)
     single = [binaries / "postgres", "--single", "-D", fresh, "postgres"]
     check(*single, stdin=f"CREATE DATABASE {NAME}\n")
+    os.chown(password, os.geteuid(), os.getegid())
     fresh.rename(data)
 
 

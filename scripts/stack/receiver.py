@@ -63,7 +63,7 @@ class Receiver:
         delivery = Delivery(
             received_at=now,
             message_id=headers.get("webhook-id", ""),
-            verified=signing.verify(self._secret, headers, body, now),
+            verified=signing.verify(self._secret, headers, body, now=now),
             event=_parse(body),
         )
         self._deliveries.append(delivery)

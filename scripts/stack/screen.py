@@ -21,9 +21,9 @@ class Screen:
         self._colours: dict[str, str] = {}
         self._width = 0
 
-    def say(self, renderable: RenderableType = "") -> None:
-        """Print something as it is."""
-        self.console.print(renderable)
+    def say(self, renderable: RenderableType = "", style: str | None = None) -> None:
+        """Print something as it is; text is not folded, so that it can be copied."""
+        self.console.print(renderable, style=style, markup=False, soft_wrap=True)
 
     @contextmanager
     def step(self, text: str, hint: str = "") -> Iterator[None]:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import redis
 
+from app import schema
+from app import schema
 from app.config import Settings
 from app.db import Database
 from app.errors import DatabaseUnavailable
@@ -39,7 +41,7 @@ def _is_foreign(url: str, own_password: Path) -> bool:
 
 
 def _check_database(url: str) -> None:
-    connections = Database(Settings(database_url=url))
+    connections = Database(Settings(database_url=url), schema.metadata)
     try:
         with connections.transaction() as session:
             session.connection()

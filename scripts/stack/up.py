@@ -1,0 +1,171 @@
+"""``scripts/up``: from nothing to a generated, stored, billed and delivered job."""
+
+import argparse
+import errno
+import secrets
+import sys
+import time
+from contextlib import ExitStack
+
+from app import catalog
+from app.config import Settings
+from scripts.stack import account, demo, down, report, servers
+from scripts.stack.alone import alone
+from scripts.stack.choices import Choices
+from scripts.stack.client import Client
+from scripts.stack.interrupts import Interrupts, Stopped
+from scripts.stack.journal import Journal
+from scripts.stack.models import check_disk, prepare
+from scripts.stack.parts import FLOWER_USER, Stack
+from scripts.stack.problem import Problem
+from scripts.stack.receiver import Receiver
+from scripts.stack.screen import Screen
+from scripts.stack.state import ROOT, State
+from scripts.stack.supervisor import Backoff, Supervisor
+
+NEEDED_BYTES = 300_000_000
+
+
+class Up:
+    """One run of the command."""
+
+    def __init__(self, screen: Screen, interrupts: Interrupts) -> None:
+        self.screen = screen
+        self.state = State.here()
+        self.journal = Journal(self.state.log, screen)
+        self.supervisor = Supervisor(
+            run=self.state.run,
+            cwd=ROOT,
+            journal=self.journal,
+            screen=screen,
+            interrupts=interrupts,
+            backoff=Backoff(),
+        )
+        self.closing = ExitStack()
+
+    def run(self, *, once: bool) -> int:
+        """Start everything, do the first job, and stay; the exit code."""
+        choices = Choices.of_environment()
+        models = catalog.load(Settings().catalog_file).enabled()
+        if not models:
+            raise Problem("The catalog has no enabled model.")
+        down.stop_parts(self.state, self.screen)
+        choices.check_ports()
+        prepare(list(models.values()), self.state, self.screen)
+        stack = self.start_servers(choices)
+        self.start_parts(stack, list(models))
+        failures = self.first_job(stack, next(iter(models)))
+        if once:
+            return 1 if failures else 0
+        self.stay()
+        return 0
+
+    def start_servers(self, choices: Choices) -> Stack:
+        """PostgreSQL and Valkey, with an up-to-date schema."""
+        with self.screen.step("PostgreSQL and Valkey have their files"):
+            database_url, postgres = servers.database(choices, self.state)
+            redis_url, valkey = servers.broker(choices, self.state)
+        self.supervisor.start(*filter(None, (postgres, valkey)))
+        password = self.state.read_env().get("FLOWER_PASSWORD") or secrets.token_urlsafe(12)
+        stack = Stack(
+            state=self.state,
+            choices=choices,
+            database_url=database_url,
+            redis_url=redis_url,
+            flower_password=password,
+        )
+        with self.screen.step("The database schema is up to date"):
+            self.supervisor.finish("migrate", stack.migration())
+        return stack
+
+    def start_parts(self, stack: Stack, models: list[str]) -> None:
+        """GPTQueue itself, all at once: loading a model takes the longest."""
+        workers = [stack.worker(model) for model in models]
+        self.supervisor.start(stack.api(), stack.delivery(), stack.beat(), stack.flower(), *workers)
+
+    def first_job(self, stack: Stack, model: str) -> list[str]:
+        """A job of the demo account, with a webhook to its receiver; what failed about it."""
+        owner = account.demo(stack.database_url, self.state.read_env().get("GPTQUEUE_API_KEY", ""))
+        receiver = Receiver(owner.webhook_secret, lambda text: self.journal.write("receiver", text))
+        receiver.start()
+        self.closing.callback(receiver.stop)
+        self.write_env(stack, owner)
+        client = Client(stack.choices.url, owner.key)
+        outcome = demo.run(
+            client, receiver, model=model, screen=self.screen, tend=self.supervisor.tend
+        )
+        report.show_job(self.screen, outcome)
+        report.show_next(self.screen, stack, receiver, model)
+        return outcome.failures
+
+    def write_env(self, stack: Stack, owner: account.Demo) -> None:
+        """For other shells."""
+        self.state.write_env(
+            {
+                "GPTQUEUE_URL": stack.choices.url,
+                "GPTQUEUE_API_KEY": owner.key,
+                "GPTQUEUE_WEBHOOK_SECRET": owner.webhook_secret,
+                "DATABASE_URL": stack.database_url,
+                "REDIS_URL": stack.redis_url,
+                "FLOWER_URL": stack.choices.flower_url,
+                "FLOWER_USER": FLOWER_USER,
+                "FLOWER_PASSWORD": stack.flower_password,
+            }
+        )
+
+    def stay(self) -> None:
+        """Show the logs and keep the parts alive until the user has enough."""
+        self.screen.say("Stop      Ctrl-C here, or ./scripts/down\n")
+        self.journal.show()
+        while True:
+            self.supervisor.tend()
+            time.sleep(0.2)
+
+    def stop(self) -> None:
+        """Everything that was started, and nothing else."""
+        self.closing.close()
+        self.supervisor.stop()
+
+
+def guarded(screen: Screen, interrupts: Interrupts, *, once: bool) -> int:
+    """Run, and stop whatever happens."""
+    up = Up(screen, interrupts)
+    up.state.create()
+    check_disk(up.state.folder, NEEDED_BYTES)
+    with alone(up.state):
+        try:
+            return up.run(once=once)
+        finally:
+            interrupts.ignore()
+            up.stop()
+
+
+def explain(error: OSError) -> str:
+    """A sentence about what the machine refused."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"The disk is full: {error.filename or error}"
+    if isinstance(error, PermissionError):
+        return f"No permission for {error.filename}: was the stack run as another user before?"
+    raise error
+
+
+def main() -> int:
+    """Parse, run, explain."""
+    parser = argparse.ArgumentParser(prog="scripts/up", description=__doc__)
+    parser.add_argument("--once", action="store_true", help="do the first job, then stop again")
+    options = parser.parse_args()
+    screen, interrupts = Screen(), Interrupts()
+    interrupts.install()
+    try:
+        return guarded(screen, interrupts, once=options.once)
+    except Problem as problem:
+        screen.fail(str(problem))
+    except OSError as error:
+        screen.fail(explain(error))
+    except Stopped:
+        return 130
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,363 @@
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from app import catalog
+from app.config import Settings
+from app.errors import ContextLengthExceeded, EngineFailed, ModelLoadFailed
+from workers import engines
+from workers.engines.base import FinishReason, Generation, Message, Request, Sampling
+from workers.engines.transformers.engine import TransformersEngine
+
+CONTEXT = 120
+SLOTS = 4
+PANGRAM = "the quick brown fox jumps over the lazy dog. hello world, how are you? "
+# Prompts and completions of very different lengths, so that rows join and leave all the time.
+JOBS = [("the quick", 40), (PANGRAM, 3), ("fox " * 20, 25), ("a", 33), ("jumps over", 1)]
+JOBS += [("lazy", 18), (PANGRAM + "the dog", 9), ("hello world, how", 30)]
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system role') }}"
+    "{% endif %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
+)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<end>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    inner.train_from_iterator([PANGRAM] * 3, trainer)
+    outer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>")
+    outer.chat_template = CHAT_TEMPLATE
+    return outer
+
+
+def shape(vocabulary: int) -> dict[str, Any]:
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        # Large weights make texts that wander instead of repeating one token.
+        "initializer_range": 0.5,
+        "bos_token_id": None,
+        "eos_token_id": 0,
+    }
+
+
+def llama(vocabulary: int) -> Any:
+    return LlamaForCausalLM(LlamaConfig(**shape(vocabulary)))
+
+
+def mistral(vocabulary: int) -> Any:
+    return MistralForCausalLM(MistralConfig(**shape(vocabulary), sliding_window=8))
+
+
+def gemma3(vocabulary: int) -> Any:
+    layers = ["sliding_attention", "full_attention", "sliding_attention"]
+    sizes = shape(vocabulary) | {"head_dim": 16, "sliding_window": 8, "layer_types": layers}
+    return Gemma3ForCausalLM(Gemma3TextConfig(**sizes))
+
+
+def made(kind: Any, vocabulary: int) -> Any:
+    torch.manual_seed(0)
+    return kind(vocabulary).eval()
+
+
+@pytest.fixture(scope="session")
+def model(tokenizer: PreTrainedTokenizerFast) -> Any:
+    return made(llama, len(tokenizer))
+
+
+def start(model: Any, tokenizer: PreTrainedTokenizerFast, slots: int = SLOTS) -> TransformersEngine:
+    return TransformersEngine(model=model, tokenizer=tokenizer, context_length=CONTEXT, slots=slots)
+
+
+@pytest.fixture
+def engine(model: Any, tokenizer: PreTrainedTokenizerFast) -> Iterator[TransformersEngine]:
+    engine = start(model, tokenizer)
+    yield engine
+    engine.close()
+
+
+def request(id: str, prompt: str = "the quick", max_tokens: int = 20, **more: Any) -> Request:
+    own = {name: more.pop(name) for name in ("deadline", "messages") if name in more}
+    more.setdefault("temperature", 0)
+    return Request(
+        id=id,
+        prompt=None if "messages" in own else prompt,
+        max_tokens=max_tokens,
+        sampling=Sampling(**more),
+        **own,
+    )
+
+
+def ask(engine: TransformersEngine, **parameters: Any) -> Generation:
+    return engine.submit(request("one", **parameters)).result(timeout=30)
+
+
+def alone(model: Any, tokenizer: Any, prompt: str, max_tokens: int) -> tuple[str, int]:
+    """What transformers itself generates for this prompt, and in how many tokens."""
+    ids = tokenizer(prompt, return_tensors="pt").input_ids
+    with torch.inference_mode():
+        out = model.generate(ids, max_new_tokens=max_tokens, do_sample=False, pad_token_id=0)
+    tokens = [token for token in out[0, ids.shape[1] :].tolist() if token != 0]
+    return tokenizer.decode(tokens).rstrip("\N{REPLACEMENT CHARACTER}"), len(tokens)
+
+
+# Exact equality holds because float32 keeps the order of the two best logits of these random
+# models; in bfloat16 batches of different sizes may part ways.
+@pytest.mark.parametrize("kind", [llama, mistral, gemma3])
+def test_rows_that_join_and_leave_get_what_generate_gives_them_alone(
+    kind: Any, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = made(kind, len(tokenizer))
+    expected = [alone(model, tokenizer, prompt, tokens) for prompt, tokens in JOBS]
+    assert len({text[:1] for text, _ in expected}) > 2
+    engine = start(model, tokenizer)
+    futures = []
+    for number, (prompt, tokens) in enumerate(JOBS):
+        futures.append(engine.submit(request(str(number), prompt, tokens)))
+        time.sleep(0.004)
+    answers = [future.result(timeout=30) for future in futures]
+    engine.close()
+    assert [(answer.text, answer.completion_tokens) for answer in answers] == expected
+
+
+def test_rows_decode_together(engine: TransformersEngine) -> None:
+    futures = [engine.submit(request(str(number), max_tokens=30)) for number in range(SLOTS)]
+    assert all(future.result(timeout=30) for future in futures)
+    stats = engine.stats()
+    assert stats.generated_tokens == SLOTS * 30
+    assert stats.steps < 2 * 30
+
+
+def test_more_requests_than_slots_wait_their_turn(
+    model: Any, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    engine = start(model, tokenizer, slots=1)
+    done: list[str] = []
+    futures = [engine.submit(request(str(number), max_tokens=10)) for number in range(4)]
+    for number, future in enumerate(futures):
+        future.add_done_callback(lambda _, number=number: done.append(str(number)))
+    for future in futures:
+        future.result(timeout=30)
+    engine.close()
+    assert done == ["0", "1", "2", "3"]
+    assert engine.stats().steps == 40
+
+
+def test_a_cancelled_request_keeps_its_text_and_frees_its_slot(
+    model: Any, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    engine = start(model, tokenizer, slots=1)
+    running = engine.submit(request("running", max_tokens=CONTEXT))
+    waiting = engine.submit(request("waiting", max_tokens=3))
+    cancelled = engine.submit(request("cancelled", max_tokens=3))
+    engine.cancel("cancelled")
+    wait_for(lambda: engine.stats().generated_tokens >= 5)
+    engine.cancel("running")
+    engine.cancel("unknown")
+    partial, unused = running.result(timeout=5), cancelled.result(timeout=5)
+    assert partial.finish_reason is unused.finish_reason is FinishReason.CANCELLED
+    assert 5 <= partial.completion_tokens < CONTEXT - 10
+    assert partial.text
+    assert (unused.prompt_tokens, unused.completion_tokens, unused.text) == (0, 0, "")
+    assert waiting.result(timeout=5).completion_tokens == 3
+    engine.close()
+
+
+def test_a_deadline_ends_a_request_between_two_steps(engine: TransformersEngine) -> None:
+    late = ask(engine, deadline=time.monotonic())
+    assert (late.finish_reason, late.completion_tokens) == (FinishReason.DEADLINE, 0)
+    in_time = ask(engine, deadline=time.monotonic() + 60)
+    assert in_time.finish_reason is FinishReason.LENGTH
+
+
+def test_a_prompt_that_does_not_fit_fails_alone(engine: TransformersEngine) -> None:
+    good = engine.submit(request("good"))
+    bad = engine.submit(request("bad", prompt="fox " * 200))
+    assert isinstance(bad.exception(timeout=5), ContextLengthExceeded)
+    assert good.result(timeout=30).completion_tokens == 20
+
+
+def test_the_context_bounds_the_completion(engine: TransformersEngine) -> None:
+    answer = ask(engine, max_tokens=10_000)
+    assert answer.prompt_tokens + answer.completion_tokens == CONTEXT
+    assert answer.finish_reason is FinishReason.LENGTH
+
+
+def test_the_end_of_text_token_ends_the_text_and_is_not_counted(
+    model: Any, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    text, _ = alone(model, tokenizer, "the quick", 6)
+    engine = start(model, tokenizer)
+    tokens = tokenizer(text).input_ids
+    engine._end_tokens = frozenset({tokens[3]})
+    answer = ask(engine, max_tokens=6)
+    engine.close()
+    assert answer.finish_reason is FinishReason.STOP
+    assert answer.completion_tokens == tokens.index(tokens[3])
+
+
+def test_a_stop_string_ends_the_text_before_it(engine: TransformersEngine) -> None:
+    whole = ask(engine).text
+    answer = ask(engine, stop=(whole[5:8], "never"))
+    assert answer.text == whole[: whole.find(whole[5:8])]
+    assert answer.finish_reason is FinishReason.STOP
+
+
+def test_a_seed_gives_the_same_text_also_beside_others(engine: TransformersEngine) -> None:
+    seeded = {"temperature": 1.5, "seed": 42, "top_p": 0.95, "max_tokens": 15}
+    first = ask(engine, **seeded)
+    others = [engine.submit(request(str(n), PANGRAM, temperature=1.5)) for n in range(3)]
+    assert ask(engine, **seeded) == first
+    assert ask(engine, **{**seeded, "seed": 43}).text != first.text
+    assert all(other.result(timeout=30) for other in others)
+
+
+def test_chat_goes_through_the_template(engine: TransformersEngine, tokenizer: Any) -> None:
+    answer = ask(engine, messages=[Message("user", "hello")])
+    assert answer.prompt_tokens == len(tokenizer("user: hello\nassistant: ").input_ids)
+    refused = engine.submit(request("two", messages=[Message("system", "be kind")]))
+    assert "no system role" in str(refused.exception(timeout=5))
+
+
+def test_without_a_chat_template_chat_fails_clearly(
+    model: Any, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizer, "chat_template", None)
+    engine = start(model, tokenizer)
+    refused = engine.submit(request("one", messages=[Message("user", "hello")]))
+    engine.close()
+    assert "no chat template" in str(refused.exception(timeout=5))
+
+
+def failing(engine: TransformersEngine, error: Exception) -> "Future[Generation]":
+    """Submit a request whose third forward pass raises ``error``."""
+    forward, passes = engine._forward._model, iter(range(100))
+
+    def third_fails(**inputs: Any) -> Any:
+        if next(passes) == 2:
+            raise error
+        return forward(**inputs)
+
+    engine._forward._model = third_fails
+    return engine.submit(request("failing", prompt="a secret"))
+
+
+def test_a_failing_forward_fails_its_batch_and_the_engine_goes_on(
+    engine: TransformersEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failed = failing(engine, RuntimeError("broken kernel")).exception(timeout=5)
+    assert isinstance(failed, EngineFailed)
+    assert "broken" not in str(failed)
+    assert ask(engine).completion_tokens == 20
+    logged = capsys.readouterr()
+    assert "secret" not in logged.out + logged.err
+
+
+def test_running_out_of_memory_is_told_as_such(engine: TransformersEngine) -> None:
+    failed = failing(engine, torch.OutOfMemoryError("no memory")).exception(timeout=5)
+    assert "out of memory" in str(failed)
+    assert ask(engine).completion_tokens == 20
+
+
+def test_closing_fails_what_is_in_flight(engine: TransformersEngine) -> None:
+    future = engine.submit(request("one", max_tokens=CONTEXT))
+    engine.close()
+    assert isinstance(future.exception(timeout=5), EngineFailed)
+    assert isinstance(engine.submit(request("two")).exception(timeout=5), EngineFailed)
+
+
+def wait_for(condition: Any) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+def served(source: str, engine: str = "transformers") -> catalog.Model:
+    version = {"source": source, "engine": engine}
+    return catalog.Model(
+        context_length=CONTEXT,
+        input_price_micros=1,
+        output_price_micros=1,
+        version="1",
+        versions={"1": version},
+    )
+
+
+def test_a_saved_checkpoint_loads_and_answers(
+    model: Any, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    model.save_pretrained(tmp_path / "tiny")
+    tokenizer.save_pretrained(tmp_path / "tiny")
+    settings = Settings(models_dir=tmp_path, device="cpu")
+    engine = engines.load("tiny", served("tiny"), "1", settings)
+    answer = engine.submit(request("one")).result(timeout=30)
+    engine.close()
+    assert answer.completion_tokens == 20
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        (None, "does not exist"),
+        ({}, "no config.json"),
+        ({"config.json": "{}"}, "no safetensors"),
+        ({"config.json": "{", "model.safetensors": ""}, "not a valid JSON"),
+        ({"config.json": '{"model_type": "vit"}', "model.safetensors": ""}, "no causal"),
+        ({"config.json": '{"model_type": "t5"}', "model.safetensors": ""}, "no causal"),
+        ({"config.json": '{"model_type": "mamba"}', "model.safetensors": ""}, "more than keys"),
+        (
+            {
+                "config.json": '{"model_type": "llama", "quantization_config": '
+                '{"quant_method": "awq"}}',
+                "model.safetensors": "",
+            },
+            "quantized with awq",
+        ),
+    ],
+)
+def test_a_model_that_cannot_load_says_why(
+    files: dict[str, str] | None, reason: str, tmp_path: Path
+) -> None:
+    if files is not None:
+        (tmp_path / "broken").mkdir()
+    for name, content in (files or {}).items():
+        (tmp_path / "broken" / name).write_text(content)
+    settings = Settings(models_dir=tmp_path, device="cpu")
+    with pytest.raises(ModelLoadFailed, match=reason):
+        engines.load("broken", served("broken"), "1", settings)
+
+
+def test_cuda_that_is_not_there_is_told(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(ModelLoadFailed, match="no CUDA device"):
+        engines.load("any", served("any"), "1", Settings(models_dir=tmp_path, device="cuda"))

@@ -1,0 +1,197 @@
+"""The shape of the house, held by reading the source: see docs/architecture.md."""
+
+import ast
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = sorted(
+    path for part in ("app", "workers", "scripts") for path in (ROOT / part).rglob("*.py")
+)
+TREES = {path: ast.parse(path.read_text()) for path in SOURCES}
+
+# What each part of app may import, beside itself. ``app`` is the top-level modules' own part.
+BASE = {"errors", "config", "db"}
+FEATURES = {"billing", "webhooks", "accounts", "fleet", "catalog", "queues", "tokens"}
+ALLOWED = {
+    "config": set(),
+    "errors": set(),
+    "logs": {"config"},
+    "errortracking": {"config"},
+    "server": set(),
+    "db": {"config", "errors"},
+    "catalog": BASE,
+    "tokens": BASE | {"catalog"},
+    "queues": BASE,
+    "billing": BASE,
+    "webhooks": BASE,
+    "fleet": BASE,
+    "accounts": BASE | {"billing", "webhooks"},
+    "jobs": BASE | FEATURES,
+    "schema": {"db", "jobs", "billing", "webhooks", "accounts", "fleet"},
+    "api": BASE | FEATURES | {"jobs", "logs", "errortracking", "schema"},
+}
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """The full names of what a module imports, anywhere in it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def named(path: Path) -> str:
+    """The path as the layout names it."""
+    return path.relative_to(ROOT).as_posix()
+
+
+def part_of(path: Path) -> str:
+    """Which part of app a file belongs to."""
+    first = path.relative_to(ROOT / "app").parts[0]
+    return first.removesuffix(".py")
+
+
+def functions() -> Iterator[tuple[str, ast.FunctionDef]]:
+    """Every function of the project, with where it stands."""
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                yield f"{named(path)}:{node.lineno} {node.name}", node
+
+
+def length(node: ast.FunctionDef) -> int:
+    """Lines of a function, its docstring included."""
+    return (node.end_lineno or node.lineno) - node.lineno + 1
+
+
+def test_each_part_of_app_imports_only_what_stands_below_it() -> None:
+    wrong = []
+    for path, tree in TREES.items():
+        if not path.is_relative_to(ROOT / "app") or path == ROOT / "app" / "__init__.py":
+            continue
+        part = part_of(path)
+        for name in imported(tree):
+            pieces = name.split(".")
+            if pieces[0] == "workers" or (
+                pieces[0] == "app"
+                and len(pieces) > 1
+                and pieces[1] != part
+                and pieces[1] not in ALLOWED[part]
+            ):
+                wrong.append(f"{named(path)} imports {name}")
+    assert wrong == []
+
+
+def test_every_part_of_app_has_its_rule() -> None:
+    parts = {part_of(path) for path in SOURCES if path.is_relative_to(ROOT / "app")}
+    assert parts - {"__init__"} == set(ALLOWED)
+
+
+def test_workers_never_import_the_api_nor_flask() -> None:
+    for path, tree in TREES.items():
+        if path.is_relative_to(ROOT / "workers"):
+            names = set(imported(tree))
+            assert not {name for name in names if name.startswith(("app.api", "flask"))}, path
+
+
+def test_only_engines_import_torch() -> None:
+    for path, tree in TREES.items():
+        heavy = {name.split(".")[0] for name in imported(tree)} & {"torch", "transformers"}
+        allowed = path.is_relative_to(ROOT / "workers" / "engines") or path.is_relative_to(
+            ROOT / "scripts" / "quantization"
+        )
+        assert allowed or not heavy, path
+
+
+def test_files_are_at_most_300_lines_and_mostly_short() -> None:
+    lengths = {named(path): path.read_text().count("\n") for path in SOURCES}
+    assert {name: lines for name, lines in lengths.items() if lines > 300} == {}
+    assert statistics.median(lengths.values()) < 90
+
+
+def test_functions_are_at_most_50_lines_and_mostly_short() -> None:
+    lengths = {where: length(node) for where, node in functions()}
+    assert {where: lines for where, lines in lengths.items() if lines > 50} == {}
+    # The docstring, the signature and the body together.
+    assert statistics.mean(lengths.values()) <= 12
+
+
+def test_no_room_is_a_drawer() -> None:
+    drawers = {"utils", "util", "helpers", "misc", "common", "dao"}
+    assert [named(path) for path in SOURCES if path.stem in drawers] == []
+
+
+def test_only_config_reads_the_environment() -> None:
+    readers = []
+    for path, tree in TREES.items():
+        if path.is_relative_to(ROOT / "scripts"):
+            continue
+        for node in ast.walk(tree):
+            reads = isinstance(node, ast.Attribute) and node.attr in {"getenv", "environb"}
+            # Setting a variable for a library is no reading; loads of os.environ[...] are.
+            subscript = (
+                isinstance(node, ast.Subscript)
+                and isinstance(node.value, ast.Attribute)
+                and node.value.attr == "environ"
+                and isinstance(node.ctx, ast.Load)
+            )
+            asked = (
+                isinstance(node, ast.Attribute)
+                and node.attr in {"get", "items", "copy"}
+                and isinstance(node.value, ast.Attribute)
+                and node.value.attr == "environ"
+            )
+            if reads or subscript or asked:
+                readers.append(named(path))
+    assert readers == []
+
+
+def test_a_job_gets_its_status_only_in_the_transition_and_at_submit() -> None:
+    writers = set()
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                if node.attr == "status":
+                    writers.add(named(path))
+            elif isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                if called.endswith((".values", "Job")) and any(
+                    keyword.arg == "status" for keyword in node.keywords
+                ):
+                    writers.add(named(path))
+    assert writers == {"app/jobs/transition.py", "app/jobs/submit.py"}
+
+
+def test_only_db_commits() -> None:
+    committers = {
+        named(path)
+        for path, tree in TREES.items()
+        for node in ast.walk(tree)
+        if path.is_relative_to(ROOT / "app") or path.is_relative_to(ROOT / "workers")
+        if isinstance(node, ast.Attribute) and node.attr in {"commit", "begin", "begin_nested"}
+    }
+    assert committers == {"app/db.py"}
+
+
+def test_money_is_never_a_float() -> None:
+    for path, tree in TREES.items():
+        if not path.is_relative_to(ROOT / "app" / "billing"):
+            continue
+        for node in ast.walk(tree):
+            divides = isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)
+            constant = isinstance(node, ast.Constant) and isinstance(node.value, float)
+            typed = isinstance(node, ast.Name) and node.id in {"float", "Float", "Decimal"}
+            assert not (divides or constant or typed), f"{named(path)}:{node.lineno}"
+
+
+def test_public_functions_take_at_most_three_parameters_by_position() -> None:
+    wrong = []
+    for where, node in functions():
+        positional = [arg.arg for arg in node.args.args if arg.arg not in {"self", "cls"}]
+        if len(positional) > 3 and not node.name.startswith("_"):
+            wrong.append(where)
+    assert wrong == []
