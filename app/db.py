@@ -85,6 +85,7 @@ def _engine(settings: Settings) -> Engine:
         max_overflow=0,
         pool_timeout=10,
         pool_pre_ping=True,  # a restarted PostgreSQL costs nobody an error
+        hide_parameters=True,  # error messages end up in logs, and parameters can be prompts
         connect_args={
             "connect_timeout": 3,
             "application_name": "gptqueue",

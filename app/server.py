@@ -4,7 +4,27 @@ gevent, because requests that wait for a job must not each take a thread. This m
 nothing of the application: gevent must patch the standard library first.
 """
 
+import json
+import logging
+from datetime import UTC, datetime
 from typing import Any
+
+
+class JSONLines(logging.Formatter):
+    """gunicorn's own lines, in the shape that ``app.logs`` gives to everything else."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One JSON object."""
+        line = {
+            "event": record.getMessage(),
+            "logger": record.name,
+            "level": record.levelname.lower(),
+            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
 
 worker_class = "gevent"
 workers = 2
@@ -13,6 +33,10 @@ keepalive = 30
 graceful_timeout = 30
 timeout = 90  # a request with "Prefer: wait=60" is not a hanging one
 accesslog = None  # the API logs its own requests, with their ids
+logconfig_dict = {
+    "formatters": {"generic": {"()": JSONLines}},
+    "loggers": {"gunicorn.error": {"level": "INFO", "handlers": ["console"], "propagate": False}},
+}
 control_socket_disable = True  # it would be made in the home folder of whoever starts us
 
 

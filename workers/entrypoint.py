@@ -17,14 +17,15 @@ from workers import deliver, generate, sweep
 from workers.process import compose
 
 settings = config.current()
+logs.configure(settings)
 app = make_celery(settings)
 errortracking.configure(settings, CeleryIntegration())
 process = compose(settings, app)
 
 
 @signals.setup_logging.connect
-def _logging(**_: Any) -> None:
-    logs.configure(settings)
+def _keep_logging(**_: Any) -> None:
+    """Celery sets up no logging of its own where this signal has a receiver."""
 
 
 @signals.worker_init.connect

@@ -2,6 +2,7 @@
 
 from uuid import UUID
 
+from sqlalchemy import func
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
@@ -35,3 +36,8 @@ def issue_key(session: Session, *, account_id: UUID, name: str) -> str:
 def grant_credit(session: Session, *, account_id: UUID, amount_micros: int) -> None:
     """Add credit to an account, in micro-USD."""
     ledger.grant(session, account_id, amount_micros)
+
+
+def revoke_key(session: Session, public_id: str) -> None:
+    """End a key at once; raises NoResultFound when there is none of that public id."""
+    session.get_one(ApiKey, public_id).revoked_at = func.now()

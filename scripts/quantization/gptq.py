@@ -14,9 +14,9 @@ os.environ.setdefault("GPTQMODEL_OFFLINE", "1")
 
 # How many passages run through a layer together.
 BATCH = 8
-# Each group's scale is the one of least squared error among a few clipped ones: that takes a
-# quarter to a third off the rise in perplexity. gptqmodel would try 80 scales down to a fifth of the
-# range, which takes longer than all else together; the best is never that small.
+# Each group's scale is the one of least squared error among a few clipped ones, which takes a
+# quarter to a third off the rise in perplexity. gptqmodel would try 80 scales, down to a fifth of
+# the range, in more time than all else takes; the best is never that small.
 ERROR_POWER = 2.0
 SCALES_TRIED = {"grid": 25, "maxshrink": 0.4}
 

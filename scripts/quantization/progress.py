@@ -1,10 +1,14 @@
 """A progress bar for each step of a quantization, on standard error."""
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+# Read when tqdm is imported: the GGUF reader asks nobody else before it draws.
+os.environ.setdefault("TQDM_DISABLE", "1")
 
 import transformers
 from rich.console import Console

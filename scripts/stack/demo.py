@@ -31,9 +31,9 @@ def run(
 ) -> Outcome:
     """Submit the job, wait for its end and for its webhook; ``tend`` is called while waiting."""
     job_id = submit(client, model, receiver.url)
-    with screen.step(f"{model} has answered a first job"):
+    with screen.step(f"Asking {model}", f"{model} has ended its first job"):
         job = wait_for_end(client, job_id, tend)
-    with screen.step("Its webhook has arrived"):
+    with screen.step("Waiting for its webhook", "Done waiting for its webhook"):
         delivery = wait_for_webhook(receiver, job_id, tend)
     failures = [*job_failures(job), *charge_failures(job), *webhook_failures(job, delivery)]
     return Outcome(model=model, job=job, delivery=delivery, failures=failures)

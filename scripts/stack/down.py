@@ -22,7 +22,8 @@ def stop_up(state: State, screen: Screen) -> bool:
     process = pidfiles.living(state.run).get("up")
     if process is None:
         return False
-    with screen.step(f"scripts/up (process {process.pid}) and its parts have stopped"):
+    name = f"scripts/up (process {process.pid})"
+    with screen.step(f"Stopping {name} and its parts", f"{name} and its parts have stopped"):
         process.terminate()
         psutil.wait_procs([process], timeout=UP_SECONDS)
     return True
@@ -33,9 +34,11 @@ def stop_parts(state: State, screen: Screen) -> bool:
     found = pidfiles.living(state.run)
     found.pop("up", None)
     for name in sorted(found, key=lambda name: LAST.index(name) if name in LAST else -1):
-        with screen.step(f"{name} (process {found[name].pid}), left behind, has stopped"):
+        with screen.step(f"Stopping {name}", f"{name}, left behind by an earlier run, has stopped"):
             stop_part(name, found[name])
-        (state.run / f"{name}.pid").unlink(missing_ok=True)
+    for file in state.run.glob("*.pid"):
+        if file.stem != "up":
+            file.unlink()
     return bool(found)
 
 

@@ -12,6 +12,7 @@ from scripts.stack.screen import Screen
 
 MAX_FILE_BYTES = 10_000_000
 TAIL_LINES = 15
+READER_SECONDS = 1
 
 
 class _LogFile(RotatingFileHandler):
@@ -35,6 +36,7 @@ class Journal:
         self._screen = screen
         self._live = False
         self._files: dict[str, _LogFile] = {}
+        self._readers: dict[str, threading.Thread] = {}
         self._tails: dict[str, deque[str]] = defaultdict(lambda: deque(maxlen=TAIL_LINES))
 
     def show(self) -> None:
@@ -46,7 +48,8 @@ class Journal:
         return self._folder / f"{part}.log"
 
     def tail(self, part: str) -> str:
-        """The last lines of a part."""
+        """The last lines of a part; of one that has ended, all of its last words."""
+        self._readers[part].join(READER_SECONDS)
         return "\n".join(self._tails[part])
 
     def write(self, part: str, line: str) -> None:
@@ -61,8 +64,16 @@ class Journal:
         """Read a part's output in the background until it ends."""
         self._file(part)
         name = f"log of {part}"
-        thread = threading.Thread(target=self._copy, args=(part, pipe), name=name, daemon=True)
-        thread.start()
+        reader = threading.Thread(target=self._copy, args=(part, pipe), name=name, daemon=True)
+        self._readers[part] = reader
+        reader.start()
+
+    def close(self) -> None:
+        """Close the files; the parts have ended by now."""
+        for reader in self._readers.values():
+            reader.join(READER_SECONDS)
+        for file in self._files.values():
+            file.close()
 
     def _copy(self, part: str, pipe: IO[bytes]) -> None:
         with pipe:

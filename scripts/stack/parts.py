@@ -93,8 +93,9 @@ class Stack:
 
     def _worker(self, name: str, queues: str, *, threads: int) -> Command:
         return self._celery(
-            "worker", "-Q", queues, "-P", "threads", "-c", threads, "-n", f"{name}@%h", "-E"
-        )
+            "worker", "-Q", queues, "-P", "threads", "-c", threads, "-n", f"{name}@%h", "-E",
+            "--without-gossip", "--without-mingle",
+        )  # fmt: skip
 
     def _celery(self, *arguments: str | int | Path, **environment: str) -> Command:
         return self._python("celery", "-A", "workers.entrypoint", *arguments, **environment)

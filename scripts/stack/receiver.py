@@ -39,13 +39,13 @@ class Delivery:
 
 
 class Receiver:
-    """Listens on a free port of this machine while ``scripts/up`` runs."""
+    """Listens on a port of this machine while ``scripts/up`` runs."""
 
-    def __init__(self, secret: str, log: Callable[[str], None]) -> None:
+    def __init__(self, port: int, secret: str, log: Callable[[str], object]) -> None:
         self._secret = secret
         self._log = log
         self._deliveries: deque[Delivery] = deque(maxlen=KEPT)
-        self._server = ThreadingHTTPServer((LOCALHOST, 0), _handler_of(self))
+        self._server = ThreadingHTTPServer((LOCALHOST, port), _handler_of(self))
         self.url = f"http://{LOCALHOST}:{self._server.server_port}/"
 
     def start(self) -> None:

@@ -26,16 +26,13 @@ class Screen:
         self.console.print(renderable, style=style, markup=False, soft_wrap=True)
 
     @contextmanager
-    def step(self, text: str, hint: str = "") -> Iterator[None]:
-        """A spinner while the block runs, a tick and the time it took afterwards."""
+    def step(self, doing: str, done: str) -> Iterator[None]:
+        """A spinner while the block runs; a tick and the time it took afterwards."""
         started = time.monotonic()
-        shown = f"{text} [dim]({hint})[/]" if hint else text
-        if hint and not self.console.is_terminal:
-            self.console.print(f"[dim]…[/] {shown}")
-        with self.console.status(shown):
+        with self.console.status(Text(doing)):
             yield
-        seconds = time.monotonic() - started
-        self.console.print(f"[green]✓[/] {text} [dim]{seconds:.1f} s[/]")
+        seconds = f" {time.monotonic() - started:.1f} s"
+        self.console.print(Text("✓ ", "green") + Text(done) + Text(seconds, "dim"), soft_wrap=True)
 
     def log(self, part: str, text: str) -> None:
         """One line of one part."""

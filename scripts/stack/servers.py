@@ -5,7 +5,6 @@ from pathlib import Path
 import redis
 
 from app import schema
-from app import schema
 from app.config import Settings
 from app.db import Database
 from app.errors import DatabaseUnavailable

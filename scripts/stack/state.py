@@ -9,8 +9,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 # What we may remove again; a stranger's file in the folder stays.
 ENTRIES = (
-    "beat", "env", "env.new", "flower", "log", "models", "postgres", "run", "valkey",
-)  # fmt: skip
+    "beat",
+    "env",
+    "env.new",
+    "environment.lock",
+    "flower",
+    "log",
+    "models",
+    "postgres",
+    "receiver.port",
+    "run",
+    "valkey",
+)
 
 
 class State:
@@ -26,6 +36,7 @@ class State:
         self.beat = folder / "beat"
         self.flower = folder / "flower"
         self.env = folder / "env"
+        self.receiver_port = folder / "receiver.port"
 
     @classmethod
     def here(cls) -> "State":

@@ -81,7 +81,7 @@ class Supervisor:
                 fresh.append(Member(part, *self._spawn(part), started=time.monotonic()))
                 self._members.append(fresh[-1])
         for member in fresh:
-            with self._screen.step(f"{member.part.name} is ready"):
+            with self._screen.step(f"Starting {member.part.name}", f"{member.part.name} is ready"):
                 self._await_ready(member)
 
     def finish(self, name: str, command: Command) -> None:
@@ -110,7 +110,9 @@ class Supervisor:
         """Stop everything that was started, the last first."""
         while self._members:
             member = self._members[-1]
-            with self._screen.step(f"{member.part.name} has stopped"):
+            with self._screen.step(
+                f"Stopping {member.part.name}", f"{member.part.name} has stopped"
+            ):
                 processes.stop(member.process, member.command, member.part.grace_seconds)
             self._forget(member)
             self._members.pop()
@@ -162,8 +164,6 @@ class Supervisor:
 
     def _obituary(self, member: Member, how: str) -> str:
         name = member.part.name
-        # The reader thread may be a moment behind the death it tells of.
-        time.sleep(POLL_SECONDS)
         return (
             f"{name} {how}. Its log, {self._journal.path(name)}, ends:\n{self._journal.tail(name)}"
         )

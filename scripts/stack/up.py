@@ -6,10 +6,11 @@ import secrets
 import sys
 import time
 from contextlib import ExitStack
+from functools import partial
 
 from app import catalog
 from app.config import Settings
-from scripts.stack import account, demo, down, report, servers
+from scripts.stack import account, demo, down, remembered, report, servers
 from scripts.stack.alone import alone
 from scripts.stack.choices import Choices
 from scripts.stack.client import Client
@@ -62,7 +63,9 @@ class Up:
 
     def start_servers(self, choices: Choices) -> Stack:
         """PostgreSQL and Valkey, with an up-to-date schema."""
-        with self.screen.step("PostgreSQL and Valkey have their files"):
+        with self.screen.step(
+            "Looking for PostgreSQL and Valkey", "PostgreSQL and Valkey are there"
+        ):
             database_url, postgres = servers.database(choices, self.state)
             redis_url, valkey = servers.broker(choices, self.state)
         self.supervisor.start(*filter(None, (postgres, valkey)))
@@ -74,7 +77,7 @@ class Up:
             redis_url=redis_url,
             flower_password=password,
         )
-        with self.screen.step("The database schema is up to date"):
+        with self.screen.step("Migrating the database", "The database schema is up to date"):
             self.supervisor.finish("migrate", stack.migration())
         return stack
 
@@ -86,10 +89,14 @@ class Up:
     def first_job(self, stack: Stack, model: str) -> list[str]:
         """A job of the demo account, with a webhook to its receiver; what failed about it."""
         owner = account.demo(stack.database_url, self.state.read_env().get("GPTQUEUE_API_KEY", ""))
-        receiver = Receiver(owner.webhook_secret, lambda text: self.journal.write("receiver", text))
+        receiver = Receiver(
+            remembered.port(self.state.receiver_port),
+            owner.webhook_secret,
+            partial(self.journal.write, "receiver"),
+        )
         receiver.start()
         self.closing.callback(receiver.stop)
-        self.write_env(stack, owner)
+        self.write_env(stack, owner, receiver)
         client = Client(stack.choices.url, owner.key)
         outcome = demo.run(
             client, receiver, model=model, screen=self.screen, tend=self.supervisor.tend
@@ -98,13 +105,14 @@ class Up:
         report.show_next(self.screen, stack, receiver, model)
         return outcome.failures
 
-    def write_env(self, stack: Stack, owner: account.Demo) -> None:
+    def write_env(self, stack: Stack, owner: account.Demo, receiver: Receiver) -> None:
         """For other shells."""
         self.state.write_env(
             {
                 "GPTQUEUE_URL": stack.choices.url,
                 "GPTQUEUE_API_KEY": owner.key,
                 "GPTQUEUE_WEBHOOK_SECRET": owner.webhook_secret,
+                "GPTQUEUE_RECEIVER_URL": receiver.url,
                 "DATABASE_URL": stack.database_url,
                 "REDIS_URL": stack.redis_url,
                 "FLOWER_URL": stack.choices.flower_url,
@@ -125,6 +133,7 @@ class Up:
         """Everything that was started, and nothing else."""
         self.closing.close()
         self.supervisor.stop()
+        self.journal.close()
 
 
 def guarded(screen: Screen, interrupts: Interrupts, *, once: bool) -> int:

@@ -1,7 +1,6 @@
 """GPTQueue as real processes. Starting costs seconds, so the tests of a module share them."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from redis import Redis

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import requests
 
@@ -23,9 +23,10 @@ from scripts.stack.processes import Command
 ROOT = Path(__file__).resolve().parent.parent.parent
 PATIENCE_SECONDS = 60
 Json = dict[str, Any]
+Found = TypeVar("Found")
 
 
-def eventually(look: Callable[[], T | None], what: str) -> T:
+def eventually(look: Callable[[], Found | None], what: str) -> Found:
     """What ``look`` finds, as soon as it finds something."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not (found := look()):
@@ -120,8 +121,7 @@ class Stack:
         """The API, answering at ``settings.public_url``."""
         part = self._start(
             "api",
-            ["gunicorn", "--config", "python:app.server", "--bind", self._bind()]
-            + ["app.api:create_app()"],
+            ["gunicorn", "-c", "python:app.server", "-b", self._bind(), "app.api:create_app()"],
             environment,
         )
         eventually(partial(answers, f"{self.settings.public_url}/api/v1/health"), "the API is up")

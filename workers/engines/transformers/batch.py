@@ -96,11 +96,6 @@ class Batch:
         self.rows = self.rows + other.rows
 
 
-def _widen(part: Tensor, width: int) -> Tensor:
-    """Pad keys or values (rows, heads, columns, size) with zeros on the left."""
-    return pad(part, (0, 0, width - part.shape[2], 0))
-
-
 def _joined(upper: DynamicCache, lower: DynamicCache) -> DynamicCache:
     """Both caches' rows as one; the narrower is padded with zeros on the left."""
     width = max(upper.get_seq_length(), lower.get_seq_length())

@@ -16,19 +16,16 @@ class Prompts:
         """``context_length`` is in tokens, prompt and completion together."""
         self._tokenizer = tokenizer
         self._context_length = context_length
-        # A fast tokenizer may be read by one thread at a time.
+        # A fast tokenizer takes one thread at a time.
         self._lock = threading.Lock()
 
     def encode(self, request: Request) -> tuple[list[int], int]:
         """The prompt's ids, at least one, and the most tokens to generate.
 
         Raises ContextLengthExceeded when not one token fits behind the prompt, EngineFailed when
-        the model's chat template has no place for the messages.
+        the tokenizer or the chat template cannot take it.
         """
-        with self._lock:
-            ids = (
-                self._verbatim(request.prompt) if request.messages is None else self._chat(request)
-            )
+        ids = self._ids(request)
         room = self._context_length - len(ids)
         if room < 1:
             raise ContextLengthExceeded(
@@ -39,10 +36,10 @@ class Prompts:
             )
         return ids, min(request.max_tokens, room)
 
-    def _encoded(self, request: Request) -> list[int]:
+    def _ids(self, request: Request) -> list[int]:
         try:
             with self._lock:
-                ids = self._chat(request) if request.messages else self._verbatim(request.prompt)
+                ids = self._verbatim(request) if request.messages is None else self._chat(request)
         except TemplateError as error:
             message = f"The model's chat template refuses these messages: {error}"
             raise EngineFailed(message) from error
@@ -52,8 +49,8 @@ class Prompts:
             raise EngineFailed("The prompt has no tokens.")
         return ids
 
-    def _verbatim(self, prompt: str | None) -> list[int]:
-        ids: list[int] = self._tokenizer(prompt or "").input_ids
+    def _verbatim(self, request: Request) -> list[int]:
+        ids: list[int] = self._tokenizer(request.prompt or "").input_ids
         return ids
 
     def _chat(self, request: Request) -> list[int]:

@@ -1,0 +1,1 @@
+"""``scripts/account``: what an operator does with accounts."""
