@@ -49,9 +49,9 @@ def parse(text: str) -> Key | None:
     lengths = (len(head), len(secret), len(checksum))
     if lengths != (_PUBLIC_LENGTH, _SECRET_LENGTH, _CHECKSUM_LENGTH):
         return None
-    if not text.isascii() or not secrets.compare_digest(str(key), text):
+    if not text.isascii() or not f"{head}{rest}".isalnum():
         return None
-    return key
+    return key if secrets.compare_digest(str(key), text) else None
 
 
 def _random(length: int) -> str:

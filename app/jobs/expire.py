@@ -6,23 +6,23 @@ from sqlalchemy.orm import Session
 from app.jobs.ending import Ended, release_and_record
 from app.jobs.states import Status
 from app.jobs.tables import Job
-from app.jobs.transition import move
+from app.jobs.transition import in_lock_order, move
 
 
 def expire_queued(session: Session, *, base_url: str, limit: int = 100) -> list[Ended]:
     """End queued jobs that are past their deadline."""
     late = session.scalars(
-        select(Job.id)
+        select(Job)
         .where(Job.status == Status.QUEUED, Job.deadline_at <= func.now())
         .order_by(Job.deadline_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
-    ).all()
+    )
     ended = []
-    for job_id in late:
+    for each in in_lock_order(late):
         job = move(
             session,
-            job_id,
+            each.id,
             source=Status.QUEUED,
             target=Status.EXPIRED,
             error_code="deadline_before_start",

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from app.jobs.ending import Ended, release_and_record
 from app.jobs.states import Outcome, Status
 from app.jobs.tables import Job
-from app.jobs.transition import end_attempt, move
+from app.jobs.transition import end_attempt, in_lock_order, move
 
 
 def rescue(session: Session, *, max_attempts: int, base_url: str, limit: int = 100) -> list[Ended]:
@@ -28,15 +28,14 @@ def rescue(session: Session, *, max_attempts: int, base_url: str, limit: int = 1
 
 
 def _lost(session: Session, limit: int) -> list[Job]:
-    return list(
-        session.scalars(
-            select(Job)
-            .where(Job.status == Status.RUNNING, Job.lease_until < func.now())
-            .order_by(Job.lease_until)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-        )
+    lost = session.scalars(
+        select(Job)
+        .where(Job.status == Status.RUNNING, Job.lease_until < func.now())
+        .order_by(Job.lease_until)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
     )
+    return in_lock_order(lost)
 
 
 def _requeue(session: Session, job: Job) -> None:

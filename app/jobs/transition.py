@@ -1,5 +1,6 @@
 """The one guarded UPDATE through which every arrow of the state machine goes."""
 
+from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
@@ -38,6 +39,14 @@ def move(
         .returning(Job)
         .execution_options(populate_existing=True)
     ).one_or_none()
+
+
+def in_lock_order(jobs: Iterable[Job]) -> list[Job]:
+    """The order in which a transaction that ends several jobs must take them.
+
+    Each end locks its account's balance; two such transactions in different orders would deadlock.
+    """
+    return sorted(jobs, key=lambda job: job.account_id)
 
 
 def end_attempt(session: Session, job: Job, outcome: Outcome) -> None:

@@ -22,12 +22,14 @@ _PRINTABLE = range(0x21, 0x7F)
 _NEVER = tuple(
     ipaddress.ip_network(each)
     for each in (
+        "192.0.0.0/24",  # IETF protocol assignments
         "192.88.99.0/24",  # 6to4 relay anycast
         "::/96",  # IPv4-compatible
         "64:ff9b::/96",  # NAT64
         "64:ff9b:1::/48",  # NAT64, local use
         "2001::/32",  # Teredo
         "2002::/16",  # 6to4
+        "3fff::/20",  # documentation
         "fec0::/10",  # site-local
     )
 )
@@ -109,6 +111,7 @@ def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
         _ = parts.port  # raises when it is not a number below 65536
+        _ = (parts.hostname or "").encode("idna")  # as the resolver will: raises on a bad label
     except ValueError as error:
         raise WebhookURLRefused("This is not a URL.") from error
     return parts
