@@ -6,7 +6,17 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, DateTime, Engine, MetaData, Uuid, create_engine, make_url
+from sqlalchemy import (
+    BigInteger,
+    DateTime,
+    Engine,
+    ExceptionContext,
+    MetaData,
+    Uuid,
+    create_engine,
+    event,
+    make_url,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -79,13 +89,13 @@ def psycopg2_url(url: str) -> str:
 
 
 def _engine(settings: Settings) -> Engine:
-    return create_engine(
+    engine = create_engine(
         psycopg2_url(settings.database_url),
         pool_size=settings.database_pool_size,
         max_overflow=0,
         pool_timeout=10,
         pool_pre_ping=True,  # a restarted PostgreSQL costs nobody an error
-        hide_parameters=True,  # error messages end up in logs, and parameters can be prompts
+        hide_parameters=True,  # what customers wrote stays out of messages and so out of logs
         connect_args={
             "connect_timeout": 3,
             "application_name": "gptqueue",
@@ -94,3 +104,14 @@ def _engine(settings: Settings) -> Engine:
             "keepalives_count": 3,
         },
     )
+    event.listen(engine, "handle_error", _shorten)
+    return engine
+
+
+def _shorten(context: ExceptionContext) -> None:
+    """Keep the first line of PostgreSQL's message, which ends up in logs: the lines after it quote
+    the row or the statement, and with them what customers wrote.
+    """
+    for error in (context.original_exception, context.sqlalchemy_exception):
+        if error is not None and error.args:
+            error.args = (str(error.args[0]).split("\n", 1)[0], *error.args[1:])

@@ -129,6 +129,12 @@ class EngineFailed(GPTQueueError):
     code, status = "engine_failed", 500
 
 
+class EngineClosed(EngineFailed):
+    """The engine was stopped before this job was done; another worker takes it over."""
+
+    code = "engine_closed"
+
+
 class ModelLoadFailed(GPTQueueError):
     """The model could not be loaded."""
 

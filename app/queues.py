@@ -4,12 +4,14 @@ Each model has a queue of its own, ``generate.<model>``. A message is a hint: Po
 there is to do, so a broker that is down, emptied or doubled costs time, never a job.
 """
 
+import time
 from collections.abc import Iterable
 from uuid import UUID
 
 import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError as BrokerError
+from kombu.transport.redis import Channel
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -27,6 +29,11 @@ DELIVER_TASK = "deliver"
 SWEEP_TASK = "sweep"
 
 _ENDED_CHANNEL = "gptqueue.ended"
+_SILENCE_SECONDS = 3.0  # without publishing, after a publish that failed
+
+# kombu must not put back the messages of jobs in hand: 5.7 ends the worker when the broker is away.
+# The lease in PostgreSQL is what brings a lost job back.
+Channel.do_restore = False
 
 
 def generate_queue(model: str) -> str:
@@ -49,9 +56,11 @@ def make_celery(settings: Settings) -> Celery:
         worker_hijack_root_logger=False,
         worker_soft_shutdown_timeout=30.0,
         broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
         broker_transport_options={
-            # Redelivery is the sweep's work and far quicker; see docs/architecture.md.
-            "visibility_timeout": 3600,
+            # kombu's own book of unacknowledged messages redelivers late and twice, and a job that
+            # ends on a newer connection than it began on ends its worker; see docs/architecture.md.
+            "ack_emulation": False,
             # Without these a publish to a dead broker waits for ever.
             "socket_timeout": settings.broker_timeout_seconds,
             "socket_connect_timeout": settings.broker_timeout_seconds,
@@ -76,6 +85,7 @@ class Broker:
 
     def __init__(self, settings: Settings, celery: Celery) -> None:
         self._celery = celery
+        self._silent_until = 0.0
         self._redis = Redis.from_url(
             settings.redis_url,
             socket_timeout=settings.broker_timeout_seconds,
@@ -117,8 +127,12 @@ class Broker:
         return dict(zip(names, pipeline.execute(), strict=True))
 
     def _send(self, task: str, row_id: UUID, queue: str) -> None:
+        """Publish, or not: the row is committed, and the sweep sends what is missing."""
+        if time.monotonic() < self._silent_until:
+            return
         try:
             self._celery.send_task(task, args=[str(row_id)], queue=queue, retry=False)
         except (BrokerError, RedisError, OSError) as error:
-            # The row is committed: the sweep sends the message when the broker is back.
+            # A broker that hangs must not make every request wait for its time-out.
+            self._silent_until = time.monotonic() + _SILENCE_SECONDS
             log.warning("publish_failed", queue=queue, id=str(row_id), error=str(error))

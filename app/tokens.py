@@ -8,12 +8,14 @@ makes more tokens than the text has UTF-8 bytes, and a template adds a few per m
 import json
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from jinja2 import Template, TemplateError
-from jinja2.ext import loopcontrols
+from jinja2.ext import Extension, loopcontrols
+from jinja2.nodes import Node
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
@@ -63,6 +65,8 @@ class Counter:
 
     def __init__(self, folder: Path) -> None:
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer.no_truncation()  # some files keep how the model was trained
+        self._tokenizer.no_padding()
         self._config = _config(folder)
         self._template = _template(folder, self._config)
 
@@ -82,7 +86,7 @@ class Counter:
             text = self._template.render(
                 messages=messages, add_generation_prompt=True, tools=None, documents=None, **special
             )
-        except TemplateError as error:
+        except (TemplateError, TypeError, ValueError) as error:
             raise InvalidRequest(f"The model's chat template refuses this: {error}") from error
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
@@ -105,14 +109,22 @@ def _template(folder: Path, config: dict[str, Any]) -> Template | None:
         return None
     # The environment that transformers renders templates in, so that the counts agree.
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
     )
-    environment.filters["tojson"] = lambda value, **options: json.dumps(
-        value, ensure_ascii=False, **options
-    )
+    environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)
     environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     return environment.from_string(source)
+
+
+class _Generation(Extension):
+    """The tag that marks what an assistant said in some templates; it prints what it holds."""
+
+    tags = {"generation"}  # noqa: RUF012  (so in the base class)
+
+    def parse(self, parser: Parser) -> list[Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 def _token_text(token: Any) -> str:

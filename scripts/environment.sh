@@ -41,10 +41,12 @@ install() {
     if ! is_installed; then # another script may just have done it
         check_machine "$base"
         rm -f "$STAMP"
+        trap 'give_up "Stopped; the next run carries on from here."' INT TERM
         : >"$INSTALL_LOG"
         make_venv "$base"
         install_packages
         wanted_stamp >"$STAMP"
+        trap - INT TERM
     fi
     exec 9>&-
 }
@@ -105,12 +107,12 @@ pip() (
     export PYTHONUNBUFFERED=1 PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
     local bar=off
     ! "$PYTHON" -m pip install --help | grep -q 'raw' || bar=raw
-    "$PYTHON" -m pip install --progress-bar "$bar" "$@" 2>&1 | tee -a "$INSTALL_LOG"
+    "$PYTHON" -m pip install --retries 2 --progress-bar "$bar" "$@" 2>&1 | tee -a "$INSTALL_LOG"
 )
 
 # One line that tells how far pip is, redrawn in a terminal; in a pipe, the large downloads.
 show_progress() {
-    local line="" rest="" status step=0 doing="" total=$(($1 * 2))
+    local line="" rest="" status step=0 doing="" total=$(($1 * 3))
     while true; do
         status=0
         IFS= read -r -t 1 rest || status=$?
@@ -133,20 +135,28 @@ read_pip_line() {
     *.metadata*) ;;
     "Downloading "* | "Using cached "*)
         step=$((step + 1)) doing="downloading ${words[1]%%-[a-z]*}"
-        [ -t 1 ] || case "$1" in *"MB)" | *"GB)") echo "  $1" ;; esac
+        [ -t 1 ] || case "$1" in *[0-9][0-9].[0-9]" MB)" | *"GB)") echo "  ${words[*]}" ;; esac
         ;;
+    "Processing "*) doing="unpacking ${words[1]##*/}" ;;
     "Progress "*) doing="${doing%% · *} · $((words[1] / 1000000)) of $((words[3] / 1000000)) MB" ;;
     "Building "* | "Preparing "*) doing="building" ;;
-    "Installing collected packages"*) step=$total doing="unpacking" ;;
+    "Installing collected packages"*) doing="installing" ;;
     esac
 }
 
 draw() {
     [ -t 1 ] || return 0
-    local filled=$((step * 30 / total)) bar
+    local bar filled
+    [ "$doing" != installing ] || step=$((total * 2 / 3 + $(count_installed)))
+    filled=$((step * 30 / total))
     [ "$filled" -le 30 ] || filled=30
     printf -v bar '%*s' "$filled" ''
-    printf '\r\033[K  [%-30s] %2d:%02d  %.70s' "${bar// /#}" $((SECONDS / 60)) $((SECONDS % 60)) "$doing"
+    printf '\r\033[K  [%-30s] %2d:%02d  %.36s' "${bar// /#}" $((SECONDS / 60)) $((SECONDS % 60)) "$doing"
+}
+
+count_installed() {
+    set -- "$VENV"/lib/python*/site-packages/*.dist-info
+    echo $#
 }
 
 explain_failure() {

@@ -11,7 +11,7 @@ import structlog
 from sqlalchemy.orm import Session
 
 from app.billing.prices import Usage
-from app.errors import DatabaseUnavailable, GPTQueueError, LeaseLost
+from app.errors import DatabaseUnavailable, EngineClosed, GPTQueueError, LeaseLost
 from app.jobs import finish
 from app.jobs.claim import Claimed
 from app.jobs.ending import Ended
@@ -46,6 +46,9 @@ def _run(process: Process, serving: Serving, claimed: Claimed) -> Ended | None:
         return _write(process, _finishing(process, claimed, serving.run(claimed)))
     except DatabaseUnavailable:
         raise  # the sweep rescues the job when the database is back
+    except EngineClosed:
+        log.warning("job_left_behind")
+        return None  # not the job's fault: its lease runs out, and another worker takes it over
     except GPTQueueError as error:
         return _write(process, _failing(process, claimed, error))
     except Exception:

@@ -97,8 +97,8 @@ class Heartbeat:
         held = self._held()
         if not held:
             return
-        for lost in held - lease.renew(session, held, self._settings.lease_seconds):
-            # It may also have ended a moment ago; cancelling what is finished does nothing.
+        lost_or_ended = held - lease.renew(session, held, self._settings.lease_seconds)
+        for lost in lost_or_ended & self._held():  # what has ended meanwhile is let go
             log.warning("lease_lost", job_id=str(lost.job_id), attempt=lost.attempt)
             self._cancel(lost)
 

@@ -1,5 +1,6 @@
 """One model held by this process: its engine, and the jobs that run in it."""
 
+import signal
 import time
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ import structlog
 from app import catalog
 from app.config import Settings
 from app.db import Database
-from app.errors import ModelLoadFailed
+from app.errors import EngineClosed, ModelLoadFailed
 from app.fleet import presence
 from app.fleet.tables import WorkerState
 from app.jobs import claim
@@ -61,9 +62,9 @@ class Serving:
 
     def stop(self) -> None:
         """Stop the engine and say goodbye."""
+        self._state = WorkerState.STOPPED
         if self._engine is not None:
             self._engine.close()
-        self._state = WorkerState.STOPPED
         self.heartbeat.stop()
 
     def claim_next(self) -> Claimed | None:
@@ -78,9 +79,16 @@ class Serving:
             )
 
     def run(self, claimed: Claimed) -> Generation:
-        """Generate and wait for it; raises ContextLengthExceeded or EngineFailed."""
+        """Generate and wait for it; raises ContextLengthExceeded, EngineFailed or EngineClosed."""
         assert self._engine is not None
-        return self._engine.submit(_request(claimed)).result()
+        try:
+            return self._engine.submit(_request(claimed)).result()
+        except EngineClosed:
+            if self._state is WorkerState.READY:
+                # It died by itself. This process can do no more; its supervisor starts another.
+                log.critical("engine_died", model=self.identity.model)
+                signal.raise_signal(signal.SIGTERM)
+            raise
 
     def _cancel(self, lease: claim.Lease) -> None:
         if self._engine is not None:

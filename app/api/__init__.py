@@ -18,7 +18,8 @@ def create_app(settings: config.Settings | None = None) -> Flask:
     logs.configure(settings)
     errortracking.configure(settings, FlaskIntegration())
     app = Flask("gptqueue", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    # One byte more than a body may have: Werkzeug cuts a chunked one there without a word.
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1
     broker = Broker(settings, make_celery(settings))
     app.extensions["gptqueue"] = Services(
         settings=settings,

@@ -28,7 +28,7 @@ def health() -> HealthDocument:
     return HealthDocument()
 
 
-@operation(blueprint, "GET", "/status", answer=StatusDocument, public=True)
+@operation(blueprint, "GET", "/status", answer=StatusDocument, also=(503,), public=True)
 def status() -> Response:
     """Database, broker, and for each model its queue and its live workers; 503 when jobs cannot be
     accepted because the database does not answer.
@@ -51,7 +51,14 @@ def status() -> Response:
     )
 
 
-@operation(blueprint, "GET", "/metrics", answer=None, public=True, errors=(InvalidCredential,))
+@operation(
+    blueprint,
+    "GET",
+    "/metrics",
+    answer=None,
+    public=True,
+    errors=(InvalidCredential, DatabaseUnavailable),
+)
 def metrics() -> Response:
     """Counters and gauges in the Prometheus text format."""
     token = services().settings.metrics_token

@@ -26,7 +26,13 @@ log = structlog.get_logger(__name__)
 blueprint = Blueprint("jobs", __name__)
 
 _LONGEST_WAIT = timedelta(seconds=60)
+_PREFER = {"Prefer": '"wait=n": answer when the job has ended, or after n seconds (60 at most).'}
+_SUBMIT_HEADERS = {
+    "Idempotency-Key": "The same key with the same request is done once and answered alike.",
+    **_PREFER,
+}
 _SUBMIT_ERRORS = (
+    errors.MalformedRequest,
     errors.InvalidJSON,
     errors.InsufficientCredit,
     errors.BodyTooLarge,
@@ -46,6 +52,7 @@ _SUBMIT_ERRORS = (
     body=PromptBody,
     answer=JobDocument,
     status=202,
+    headers=_SUBMIT_HEADERS,
     errors=_SUBMIT_ERRORS,
 )
 def generate(principal: Principal, body: PromptBody) -> Response:
@@ -60,6 +67,7 @@ def generate(principal: Principal, body: PromptBody) -> Response:
     body=PromptBody,
     answer=JobDocument,
     status=202,
+    headers=_SUBMIT_HEADERS,
     errors=_SUBMIT_ERRORS,
 )
 def complete(principal: Principal, body: PromptBody) -> Response:
@@ -74,6 +82,7 @@ def complete(principal: Principal, body: PromptBody) -> Response:
     body=ChatBody,
     answer=JobDocument,
     status=202,
+    headers=_SUBMIT_HEADERS,
     errors=_SUBMIT_ERRORS,
 )
 def chat(principal: Principal, body: ChatBody) -> Response:
@@ -81,7 +90,14 @@ def chat(principal: Principal, body: ChatBody) -> Response:
     return _submit(principal, "chat", body)
 
 
-@operation(blueprint, "GET", "/jobs/<job_id>", answer=JobDocument, errors=(errors.JobNotFound,))
+@operation(
+    blueprint,
+    "GET",
+    "/jobs/<job_id>",
+    answer=JobDocument,
+    headers=_PREFER,
+    errors=(errors.JobNotFound,),
+)
 def get_job(principal: Principal, job_id: str) -> JobDocument:
     """Read a job. With "Prefer: wait=n" the answer comes when it has ended, or after n seconds
     (60 at most).
@@ -199,7 +215,7 @@ def _has_ended(principal: Principal, job_id: UUID) -> bool:
 
 def _preferred_wait() -> float:
     """Seconds of "Prefer: wait=n" (RFC 7240), 0 without one."""
-    found = re.search(r"(?:^|[,;\s])wait=(\d{1,6})\b", request.headers.get("Prefer", ""))
+    found = re.search(r"(?:^|[,;\s])wait=(\d+)\b", request.headers.get("Prefer", ""))
     return min(float(found[1]), _LONGEST_WAIT.total_seconds()) if found else 0.0
 
 

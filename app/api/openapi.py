@@ -3,6 +3,7 @@
 import json
 import re
 from functools import cache
+from http import HTTPStatus
 from typing import Any
 
 from flask import Blueprint, Response
@@ -89,7 +90,7 @@ def _operation(known: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
         "summary": " ".join((known.view.__doc__ or "").split()),
         "responses": _responses(known),
     }
-    parameters = _path_parameters(known) + _query_parameters(known)
+    parameters = _path_parameters(known) + _query_parameters(known) + _header_parameters(known)
     if parameters:
         described["parameters"] = parameters
     if known.body:
@@ -100,14 +101,15 @@ def _operation(known: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
 
 
 def _responses(known: Operation) -> dict[str, Any]:
-    ok: dict[str, Any] = {"description": "OK"}
-    if known.answer:
-        ok["content"] = _content(known.answer)
-    responses = {str(known.status): ok}
-    general: tuple[type[GPTQueueError], ...] = (
-        () if known.public else (MissingCredential, InvalidCredential, DatabaseUnavailable)
-    )
-    for error in (*known.errors, *general):
+    content = {"content": _content(known.answer)} if known.answer else {}
+    responses: dict[str, dict[str, Any]] = {
+        str(status): {"description": HTTPStatus(status).phrase, **content}
+        for status in (known.status, *known.also)
+    }
+    possible: list[type[GPTQueueError]] = [*known.errors, GPTQueueError]
+    if not known.public:
+        possible += [MissingCredential, InvalidCredential, DatabaseUnavailable]
+    for error in possible:
         responses.setdefault(
             str(error.status),
             {
@@ -132,6 +134,13 @@ def _query_parameters(known: Operation) -> list[dict[str, Any]]:
     return [
         {"name": name, "in": "query", "required": False, "schema": each}
         for name, each in schema["properties"].items()
+    ]
+
+
+def _header_parameters(known: Operation) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": "header", "schema": {"type": "string"}, "description": text}
+        for name, text in known.headers.items()
     ]
 
 

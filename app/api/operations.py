@@ -5,8 +5,9 @@ becomes the OpenAPI document; so the two cannot differ. Written by hand because 
 (spectree, flask-openapi3) parse bodies leniently and answer with errors of their own form.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from flask import Blueprint, Response, g, request
@@ -16,6 +17,7 @@ from app.accounts import keys
 from app.accounts.principal import Principal, authenticate
 from app.api.services import services
 from app.errors import (
+    BodyTooLarge,
     GPTQueueError,
     InvalidCredential,
     InvalidJSON,
@@ -26,6 +28,9 @@ from app.errors import (
 
 Model = TypeVar("Model", bound=BaseModel)
 View = Callable[..., BaseModel | Response]
+
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+_MOST_ERRORS = 20  # a megabyte of unknown fields is answered briefly
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +44,10 @@ class Operation:
     status: int
     body: type[BaseModel] | None
     query: type[BaseModel] | None
+    headers: Mapping[str, str]
     public: bool
-    errors: tuple[type[GPTQueueError], ...] = field(default=())
+    also: tuple[int, ...]
+    errors: tuple[type[GPTQueueError], ...]
 
 
 OPERATIONS: dict[str, Operation] = {}
@@ -55,11 +62,14 @@ def operation(
     status: int = 200,
     body: type[BaseModel] | None = None,
     query: type[BaseModel] | None = None,
+    headers: Mapping[str, str] = _NO_HEADERS,
     public: bool = False,
+    also: tuple[int, ...] = (),
     errors: tuple[type[GPTQueueError], ...] = (),
 ) -> Callable[[View], View]:
     """Register a view. It is called with ``principal`` unless public, ``body`` and ``query`` if
-    declared, and the variables of the path.
+    declared, and the variables of the path. ``headers`` says what those do that it reads itself;
+    ``also`` names other statuses with the same answer.
     """
 
     def register(view: View) -> View:
@@ -71,7 +81,9 @@ def operation(
             status=status,
             body=body,
             query=query,
+            headers=headers,
             public=public,
+            also=also,
             errors=errors,
         )
         name = view.__name__
@@ -114,11 +126,14 @@ def _principal() -> Principal:
 
 
 def parse_body(model: type[Model]) -> Model:
-    """The validated body; raises NotJSON, InvalidJSON or InvalidRequest."""
+    """The validated body; raises NotJSON, BodyTooLarge, InvalidJSON or InvalidRequest."""
     if not request.is_json:
         raise NotJSON
+    body = request.get_data(cache=True)
+    if len(body) > services().settings.max_body_bytes:
+        raise BodyTooLarge
     try:
-        return model.model_validate_json(request.get_data(cache=True))
+        return model.model_validate_json(body)
     except ValidationError as error:
         raise _refusal(error) from None
 
@@ -137,7 +152,7 @@ def _refusal(error: ValidationError) -> GPTQueueError:
         return InvalidJSON(f"The body is not valid JSON: {found[0]['msg']}.")
     problems = [
         {"field": ".".join(str(part) for part in each["loc"]) or "body", "message": each["msg"]}
-        for each in found
+        for each in found[:_MOST_ERRORS]
     ]
     first = problems[0]
     return InvalidRequest(f"{first['field']}: {first['message']}", errors=problems)

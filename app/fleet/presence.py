@@ -36,7 +36,6 @@ class ModelPresence:
 def report(session: Session, said: Report) -> None:
     """Write down what a worker says of itself, as of now."""
     values = {
-        "model": said.model,
         "version": said.version,
         "state": said.state,
         "error": said.error,
@@ -46,8 +45,8 @@ def report(session: Session, said: Report) -> None:
     }
     session.execute(
         insert(Worker)
-        .values(name=said.name, **values)
-        .on_conflict_do_update(index_elements=[Worker.name], set_=values)
+        .values(name=said.name, model=said.model, **values)
+        .on_conflict_do_update(index_elements=[Worker.name, Worker.model], set_=values)
     )
 
 

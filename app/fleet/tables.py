@@ -1,4 +1,4 @@
-"""One row per worker process, renewed by its heartbeat."""
+"""One row per worker process and model, renewed by its heartbeat."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -19,7 +19,7 @@ class WorkerState(StrEnum):
 
 
 class Worker(Base):
-    """A generation worker; alive while ``seen_at`` is fresh."""
+    """A generation worker and one model that it serves; alive while ``seen_at`` is fresh."""
 
     __tablename__ = "workers"
     __table_args__ = (
@@ -27,7 +27,7 @@ class Worker(Base):
     )
 
     name: Mapped[str] = mapped_column(primary_key=True)
-    model: Mapped[str] = mapped_column(index=True)
+    model: Mapped[str] = mapped_column(primary_key=True)
     version: Mapped[str]
     state: Mapped[str]
     error: Mapped[str | None]

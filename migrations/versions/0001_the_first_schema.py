@@ -55,9 +55,8 @@ def upgrade() -> None:
         sa.CheckConstraint(
             "state IN ('loading', 'ready', 'failed', 'stopped')", name=op.f("ck_workers_state")
         ),
-        sa.PrimaryKeyConstraint("name", name=op.f("pk_workers")),
+        sa.PrimaryKeyConstraint("name", "model", name=op.f("pk_workers")),
     )
-    op.create_index(op.f("ix_workers_model"), "workers", ["model"], unique=False)
     op.create_table(
         "api_keys",
         sa.Column("public_id", sa.String(), nullable=False),
@@ -404,7 +403,6 @@ def downgrade() -> None:
     op.drop_table("balances")
     op.drop_index(op.f("ix_api_keys_account_id"), table_name="api_keys")
     op.drop_table("api_keys")
-    op.drop_index(op.f("ix_workers_model"), table_name="workers")
     op.drop_table("workers")
     op.drop_table("accounts")
     op.execute("DROP FUNCTION refuse_change()")

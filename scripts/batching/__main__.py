@@ -70,11 +70,11 @@ def run(options: argparse.Namespace, console: Console) -> int:
     batch_id = output.resume(survey.sha256)
     screen.resume(done=len(output.done), failed=len(output.done) - output.succeeded)
     with screen:
-        work(options, Batch(api, batch_id), output, screen)
+        work(options, Batch(api, batch_id), output=output, screen=screen)
     return finish(console, output, survey.lines)
 
 
-def work(options: argparse.Namespace, batch: Batch, output: Output, screen: Screen) -> None:
+def work(options: argparse.Namespace, batch: Batch, *, output: Output, screen: Screen) -> None:
     """Every line that has no result yet."""
     earlier = frozenset(output.done)
     left = (line for line in lines.read(options.input) if line.number not in earlier)
@@ -110,7 +110,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("input", type=Path, metavar="IN.jsonl")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT.jsonl", required=True)
     parser.add_argument(
-        "--concurrency", type=positive, default=32, help="jobs in flight (default: 32)"
+        "--concurrency", type=positive, default=32, metavar="N", help="jobs in flight (default: 32)"
     )
     parser.add_argument(
         "--patience",

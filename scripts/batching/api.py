@@ -82,14 +82,19 @@ class Api:
     def submit(self, endpoint: str, body: bytes, idempotency_key: str) -> Answer:
         """Submit a job; it has often ended by the time this returns."""
         headers = {"Content-Type": "application/json", "Idempotency-Key": idempotency_key}
-        return self._ask("POST", f"/{endpoint}", headers, body)
+        return self._ask("POST", f"/{endpoint}", headers=headers, body=body)
 
     def job(self, job_id: str) -> Answer:
         """The job, when it has ended or after ``WAIT_SECONDS``."""
-        return self._ask("GET", f"/jobs/{job_id}", {})
+        return self._ask("GET", f"/jobs/{job_id}")
 
     def _ask(
-        self, method: str, path: str, headers: dict[str, str], body: bytes | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: dict[str, str] | None = None,
+        body: bytes | None = None,
     ) -> Answer:
         """Try until there is a final answer.
 
@@ -99,7 +104,7 @@ class Api:
         give_up = time.monotonic() + self._patience
         pause, failures = FIRST_PAUSE, 0
         while True:
-            answer = self._try(method, path, headers, body)
+            answer = self._try(method, path, headers=headers, body=body)
             if answer.is_final:
                 return answer
             failures += answer.status not in BUSY and self._is_alive()
@@ -116,6 +121,7 @@ class Api:
         self,
         method: str,
         path: str,
+        *,
         headers: dict[str, str] | None = None,
         body: bytes | None = None,
     ) -> Answer:

@@ -12,7 +12,7 @@ from scripts.stack.problem import Problem
 ENDPOINTS = ("chat", "generate", "complete")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
     """A job to submit."""
 
@@ -22,7 +22,7 @@ class Line:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BadLine:
     """A line that is no job, and why."""
 
@@ -80,7 +80,8 @@ def _read_line(number: int, raw: bytes, taken: dict[str, int]) -> Line | BadLine
                 line.custom_id,
             )
     except _BadError as bad:
-        return BadLine(number, bad.custom_id or str(number), bad.code, str(bad))
+        custom_id = bad.custom_id or str(number)
+        return BadLine(number=number, custom_id=custom_id, code=bad.code, message=str(bad))
     taken[line.custom_id] = number
     return line
 
@@ -95,7 +96,8 @@ def _parse(number: int, raw: bytes) -> Line:
     except _BadError as bad:
         bad.custom_id = custom_id
         raise
-    return Line(number, custom_id, endpoint, json.dumps(fields).encode())
+    body = json.dumps(fields).encode()
+    return Line(number=number, custom_id=custom_id, endpoint=endpoint, body=body)
 
 
 def _object(raw: bytes) -> dict[str, Any]:

@@ -56,11 +56,34 @@ def quantize(
         model = GPTQModel.load(str(source), config, trust_remote_code=False)
         model.layer_callback = _Layers(advance)
         Quantizer.configure = partialmethod(Quantizer.configure, **SCALES_TRIED)
-        model.quantize(list(passages), tokenizer=tokenizer, batch_size=BATCH)
+        model.quantize(_encoded(passages, tokenizer), tokenizer=tokenizer, batch_size=BATCH)
         model.save(str(dest))
         # Its own copy of the tokenizer has other special tokens than the one we read.
         tokenizer.save_pretrained(dest)
         (dest / "quant_log.csv").unlink(missing_ok=True)
+
+
+def _encoded(passages: Sequence[str], tokenizer: Any) -> list[dict[str, list[int]]]:
+    """Token ids of the passages; with a chat template every second one is a turn of a chat.
+
+    A chat model has to keep what it learnt about the template's tokens.
+    """
+    encoded = []
+    for place, passage in enumerate(passages):
+        if tokenizer.chat_template and place % 2:
+            ids = tokenizer.apply_chat_template(_chat(passage), return_dict=False)
+        else:
+            ids = tokenizer(passage).input_ids
+        encoded.append({"input_ids": ids, "attention_mask": [1] * len(ids)})
+    return encoded
+
+
+def _chat(passage: str) -> list[dict[str, str]]:
+    first, _, rest = passage.partition(". ")
+    return [
+        {"role": "user", "content": first},
+        {"role": "assistant", "content": rest or passage},
+    ]
 
 
 class _Layers:

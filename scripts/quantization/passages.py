@@ -56,15 +56,21 @@ def _of_file(file: Path) -> list[str]:
 
 
 def _reference() -> list[str]:
-    """The language reference in passages of about HELD_OUT_CHARACTERS."""
+    """The language reference in passages of at least HELD_OUT_CHARACTERS."""
     passages, current = [], ""
+    # Topics quote each other: without the set, text held out would be calibrated on as well.
+    for paragraph in dict.fromkeys(_paragraphs()):
+        current += paragraph + "\n"
+        if len(current) >= HELD_OUT_CHARACTERS:
+            passages.append(current)
+            current = ""
+    return passages
+
+
+def _paragraphs() -> Iterator[str]:
     for topic in sorted(pydoc_data.topics.topics):
         for paragraph in pydoc_data.topics.topics[topic].split("\n\n"):
-            current += " ".join(paragraph.split()) + "\n"
-            if len(current) >= HELD_OUT_CHARACTERS:
-                passages.append(current)
-                current = ""
-    return passages
+            yield " ".join(paragraph.split())
 
 
 def _docstrings() -> Iterator[str]:

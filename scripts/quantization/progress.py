@@ -1,18 +1,15 @@
 """A progress bar for each step of a quantization, on standard error."""
 
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-# Read when tqdm is imported: the GGUF reader asks nobody else before it draws.
-os.environ.setdefault("TQDM_DISABLE", "1")
-
-import transformers
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from workers.engines.transformers.quiet import be_quiet
 
 # A step is opened with its name and number of parts, and told of each part that is done.
 Step = Callable[[str, int], Callable[[], None]]
@@ -21,16 +18,15 @@ Step = Callable[[str, int], Callable[[], None]]
 @contextmanager
 def steps() -> Iterator[Step]:
     """Open steps; meanwhile the libraries, whose own bars would tear ours apart, are silent."""
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    logging.disable(logging.WARNING)
+    be_quiet()
     columns = (
         TextColumn("{task.description:<18}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with warnings.catch_warnings(), Progress(*columns, console=Console(file=sys.stderr)) as bars:
+    console = Console(file=sys.stderr)
+    with _quiet_logs(), warnings.catch_warnings(), Progress(*columns, console=console) as bars:
         warnings.simplefilter("ignore")
 
         def step(name: str, parts: int) -> Callable[[], None]:
@@ -38,3 +34,12 @@ def steps() -> Iterator[Step]:
             return lambda: bars.advance(task)
 
         yield step
+
+
+@contextmanager
+def _quiet_logs() -> Iterator[None]:
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)

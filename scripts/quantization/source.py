@@ -1,8 +1,12 @@
 """Reads the model that is to be quantized: a folder, a hub id or a GGUF file."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+# Read when tqdm is imported: the GGUF reader asks nobody else before it draws.
+os.environ.setdefault("TQDM_DISABLE", "1")
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer

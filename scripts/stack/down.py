@@ -3,6 +3,8 @@
 import argparse
 import signal
 import sys
+import time
+from contextlib import suppress
 
 import psutil
 
@@ -25,7 +27,8 @@ def stop_up(state: State, screen: Screen) -> bool:
     name = f"scripts/up (process {process.pid})"
     with screen.step(f"Stopping {name} and its parts", f"{name} and its parts have stopped"):
         process.terminate()
-        psutil.wait_procs([process], timeout=UP_SECONDS)
+        if not await_end(process, UP_SECONDS):
+            raise Problem(f"{name} does not stop")
     return True
 
 
@@ -44,10 +47,20 @@ def stop_parts(state: State, screen: Screen) -> bool:
 
 def stop_part(name: str, process: psutil.Process) -> None:
     """Ask it to stop, then kill its group."""
-    process.send_signal(signal.SIGINT if name == "postgres" else signal.SIGTERM)
-    psutil.wait_procs([process], timeout=PART_SECONDS)
-    if process.is_running():
-        processes.kill_group(process.pid)
+    with suppress(psutil.NoSuchProcess):
+        process.send_signal(signal.SIGINT if name == "postgres" else signal.SIGTERM)
+        if not await_end(process, PART_SECONDS):
+            processes.kill_group(process.pid)
+
+
+def await_end(process: psutil.Process, seconds: float) -> bool:
+    """Wait until it has ended, reaped by its parent or not; whether it did."""
+    deadline = time.monotonic() + seconds
+    while pidfiles.is_alive(process):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def run(screen: Screen, *, wipe: bool) -> None:
@@ -69,7 +82,10 @@ def main() -> int:
     screen = Screen()
     try:
         run(screen, wipe=options.wipe)
-    except (Problem, psutil.AccessDenied, PermissionError) as error:
+    except Problem as problem:
+        screen.fail(str(problem))
+        return 1
+    except (psutil.AccessDenied, PermissionError) as error:
         screen.fail(f"{error}: was the stack started by another user?")
         return 1
     return 0

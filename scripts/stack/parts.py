@@ -69,7 +69,7 @@ class Stack:
         """The worker that sends webhooks and sweeps."""
         celery = Celery(broker=self.redis_url)
         node = f"delivery@{platform.node()}"
-        command = self._worker("delivery", "webhooks,maintenance", threads=8)
+        command = self._worker("delivery", "webhooks,maintenance", threads=32)
         return _part("delivery", command, lambda: bool(celery.control.ping([node], timeout=1)))
 
     def beat(self) -> Part:

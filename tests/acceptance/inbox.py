@@ -1,6 +1,7 @@
 """An HTTP server that keeps what is posted to it: somebody else's endpoint, played in a test."""
 
 import threading
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -14,8 +15,8 @@ class Posted:
     body: bytes
 
 
-class Inbox:
-    """Listens on a free local port from the start, until ``close``."""
+class Inbox(AbstractContextManager["Inbox"]):
+    """Listens on a free local port until the end of its ``with`` block."""
 
     def __init__(self) -> None:
         self.posted: list[Posted] = []
@@ -23,7 +24,7 @@ class Inbox:
         self.address = f"127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the port."""
         self._server.shutdown()
         self._server.server_close()

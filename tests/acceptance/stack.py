@@ -185,7 +185,7 @@ def answers(url: str) -> bool:
         session.trust_env = False
         try:
             return session.get(url, timeout=5).ok
-        except requests.ConnectionError:
+        except requests.RequestException:
             return False
 
 

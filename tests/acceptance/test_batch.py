@@ -1,55 +1,32 @@
 """scripts/batch against the real API over HTTP, interrupted and resumed."""
 
-import json
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-from flask import Flask
 from sqlalchemy import text
-from werkzeug.serving import BaseWSGIServer, make_server
 
+from app.accounts.admin import grant_credit
+from app.api import create_app
+from app.config import Settings
 from app.db import Database
-from scripts.stack import ports
-from tests.conftest import ROOT, Customer
-
-Json = dict[str, Any]
-
-
-class Server:
-    """The API behind a port that stays the same when it is stopped and started again."""
-
-    def __init__(self, app: Flask) -> None:
-        self._app = app
-        self._port = ports.find_free()
-        self._server: BaseWSGIServer | None = None
-        self.url = f"http://127.0.0.1:{self._port}"
-
-    def start(self) -> None:
-        self._server = make_server("127.0.0.1", self._port, self._app, threaded=True)
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-
-    def stop(self) -> None:
-        assert self._server is not None
-        self._server.shutdown()
-        self._server.server_close()
+from tests.acceptance.batch import Batch, Json, Server, finished
+from tests.conftest import Customer
 
 
 @pytest.fixture
-def server(api: Flask) -> Iterator[Server]:
-    """The API, listening."""
-    server = Server(api)
+def server(settings: Settings) -> Iterator[Server]:
+    """The API, listening; in this process, so that it stops and starts at once."""
+    app = create_app(settings)
+    server = Server(app)
     server.start()
     yield server
     server.stop()
+    app.extensions["gptqueue"].database.close()
 
 
 @pytest.fixture
@@ -69,56 +46,11 @@ def working(work: Callable[[], None], pause: float) -> Iterator[None]:
 
     thread = threading.Thread(target=run)
     thread.start()
-    yield
-    stopping.set()
-    thread.join()
-
-
-class Batch:
-    """One input and one output, and the command between them."""
-
-    def __init__(self, folder: Path, url: str, key: str) -> None:
-        self.input, self.output = folder / "in.jsonl", folder / "out.jsonl"
-        self._environment = {
-            **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
-            "PYTHONPATH": str(ROOT),
-            "GPTQUEUE_URL": url,
-            "GPTQUEUE_API_KEY": key,
-            "GPTQUEUE_STATE_DIR": str(folder),
-        }
-
-    def write(self, *lines: str | Json) -> None:
-        self.input.write_text(
-            "".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines)
-        )
-
-    def start(self, *options: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "scripts.batching", self.input, "-o", self.output, *options],
-            env=self._environment,
-            cwd=self.input.parent,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, *options: str) -> tuple[int, str]:
-        return finished(self.start(*options))
-
-    def records(self) -> list[Json]:
-        """The output in the order of the input's lines."""
-        records = [json.loads(line) for line in self.output.read_text().splitlines()]
-        return sorted(records, key=lambda record: record["line"])
-
-    def await_records(self, count: int) -> None:
-        deadline = time.monotonic() + 60
-        while not self.output.exists() or self.output.read_bytes().count(b"\n") < count:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-
-
-def finished(process: subprocess.Popen[str]) -> tuple[int, str]:
-    _, said = process.communicate(timeout=120)
-    return process.returncode, said
+    try:
+        yield
+    finally:
+        stopping.set()
+        thread.join()
 
 
 @pytest.fixture
@@ -274,8 +206,6 @@ def test_credit_that_runs_out_stops_the_batch_until_there_is_more(
     assert "The credit is used up" in said
     assert len(batch.records()) == 3
 
-    from app.accounts.admin import grant_credit
-
     with database.transaction() as session:
         grant_credit(session, account_id=poor.id, amount_micros=2 * COST_MICROS)
     assert batch.run()[0] == 0
@@ -288,8 +218,8 @@ def test_credit_that_other_lines_only_hold_is_waited_for(
     work: Callable[[], None],
     new_customer: Callable[..., Customer],
 ) -> None:
-    batch = Batch(tmp_path, server.url, new_customer(credit_micros=100).key)
-    # Each holds 97 and ends after one word: the second must wait for the first.
+    batch = Batch(tmp_path, server.url, new_customer(credit_micros=120).key)
+    # Each holds 97 and costs 5: it ends after one word. The second must wait for the first.
     batch.write(*[prompt() | {"max_tokens": 47, "stop": ["a", "e", "o", "u"]}] * 2)
     with working(work, pause=0.5):
         assert batch.run()[0] == 0
@@ -298,7 +228,7 @@ def test_credit_that_other_lines_only_hold_is_waited_for(
 @pytest.mark.parametrize("missing", ["GPTQUEUE_URL", "GPTQUEUE_API_KEY"])
 def test_what_is_missing_is_said(batch: Batch, missing: str) -> None:
     batch.write(prompt())
-    del batch._environment[missing]
+    del batch.environment[missing]
     code, said = batch.run()
     assert code == 2
     assert f"{missing} is not set" in said

@@ -72,7 +72,11 @@ def test_flower_refuses_who_has_not_logged_in(
 
 @pytest.mark.usefixtures("job_id")
 def test_flower_shows_the_worker_with_its_queue(flower: Flower) -> None:
-    (worker,) = flower.get("workers?refresh=1").values()
+    def look() -> Json | None:
+        (worker,) = flower.get("workers?refresh=1").values()
+        return worker if {"active_queues", "stats"} <= worker.keys() else None
+
+    worker = eventually(look, "Flower has inspected the worker")
 
     assert [queue["name"] for queue in worker["active_queues"]] == [generate_queue("fake")]
     assert worker["stats"]["pool"]["max-concurrency"] == 16

@@ -2,7 +2,6 @@
 
 import base64
 import json
-from collections.abc import Callable
 from uuid import uuid4
 
 import pytest
@@ -25,20 +24,21 @@ def outcomes(job: dict) -> list[str]:
 
 @pytest.mark.usefixtures("worker")
 def test_a_job_is_generated_charged_and_sent_as_a_webhook_that_others_can_verify(
-    me: Client, new_inbox: Callable[[], Inbox]
+    me: Client,
 ) -> None:
-    inbox = new_inbox()
+    with Inbox() as inbox:
+        hook = f"http://{inbox.address}/hook"
+        job_id = me.submit("one two three", max_tokens=4, webhook_url=hook)
+        posted = eventually(lambda: inbox.posted, "the webhook arrived")[0]
 
-    job_id = me.submit("one two three", max_tokens=4, webhook_url=f"http://{inbox.address}/hook")
-
-    job = me.until(job_id, "succeeded")
+    job = me.job(job_id)
+    assert job["status"] == "succeeded"
     assert len(job["output"]["text"].split()) == 4
     assert job["usage"] == {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
     assert job["charge"]["state"] == "charged"
     assert job["charge"]["charged_micros"] == 3 * INPUT + 4 * OUTPUT
     assert outcomes(job) == ["succeeded"]
 
-    posted = eventually(lambda: inbox.posted, "the webhook arrived")[0]
     event = Webhook(me.webhook_secret).verify(posted.body, posted.headers)
     assert posted.path == "/hook"
     assert event == {"type": "job.succeeded", "timestamp": job["finished"], "data": job}

@@ -16,6 +16,7 @@ from tests.conftest import Customer
 
 Problem = Callable[[TestResponse, int, str], dict[str, Any]]
 Submit = Callable[..., TestResponse]
+PostText = Callable[..., TestResponse]
 
 
 @pytest.fixture
@@ -44,6 +45,16 @@ def submit(client: FlaskClient) -> Submit:
         text = {"messages": [{"role": "user", "content": "hi"}]} if path == "chat" else {}
         body = {"model": "fake", **(text or {"prompt": "one two three"}), **fields}
         return client.post(f"/api/v1/{path}", json=body)
+
+    return post
+
+
+@pytest.fixture
+def post_text(client: FlaskClient) -> PostText:
+    """Post a body that no JSON library would write."""
+
+    def post(body: str | bytes, path: str = "generate") -> TestResponse:
+        return client.post(f"/api/v1/{path}", data=body, content_type="application/json")
 
     return post
 

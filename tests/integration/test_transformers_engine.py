@@ -1,97 +1,32 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from transformers import PreTrainedTokenizerFast
 
-from app import catalog
-from app.config import Settings
-from app.errors import ContextLengthExceeded, EngineFailed, ModelLoadFailed
-from workers import engines
+from app.errors import ContextLengthExceeded, EngineFailed
+from tests.integration import tiny
 from workers.engines.base import FinishReason, Generation, Message, Request, Sampling
 from workers.engines.transformers.engine import TransformersEngine
 
 CONTEXT = 120
 SLOTS = 4
-PANGRAM = "the quick brown fox jumps over the lazy dog. hello world, how are you? "
 # Prompts and completions of very different lengths, so that rows join and leave all the time.
-JOBS = [("the quick", 40), (PANGRAM, 3), ("fox " * 20, 25), ("a", 33), ("jumps over", 1)]
-JOBS += [("lazy", 18), (PANGRAM + "the dog", 9), ("hello world, how", 30)]
-CHAT_TEMPLATE = (
-    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system role') }}"
-    "{% endif %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
-)
+JOBS = [("the quick", 40), (tiny.PANGRAM, 3), ("fox " * 20, 25), ("a", 33), ("jumps over", 1)]
+JOBS += [("lazy", 18), (tiny.PANGRAM + "the dog", 9), ("hello world, how", 30)]
 
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    inner = Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=["<end>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    inner.train_from_iterator([PANGRAM] * 3, trainer)
-    outer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>")
-    outer.chat_template = CHAT_TEMPLATE
-    return outer
-
-
-def shape(vocabulary: int) -> dict[str, Any]:
-    return {
-        "vocab_size": vocabulary,
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 256,
-        # Large weights make texts that wander instead of repeating one token.
-        "initializer_range": 0.5,
-        "bos_token_id": None,
-        "eos_token_id": 0,
-    }
-
-
-def llama(vocabulary: int) -> Any:
-    return LlamaForCausalLM(LlamaConfig(**shape(vocabulary)))
-
-
-def mistral(vocabulary: int) -> Any:
-    return MistralForCausalLM(MistralConfig(**shape(vocabulary), sliding_window=8))
-
-
-def gemma3(vocabulary: int) -> Any:
-    layers = ["sliding_attention", "full_attention", "sliding_attention"]
-    sizes = shape(vocabulary) | {"head_dim": 16, "sliding_window": 8, "layer_types": layers}
-    sizes |= {"tie_word_embeddings": False}
-    return Gemma3ForCausalLM(Gemma3TextConfig(**sizes))
-
-
-def made(kind: Any, vocabulary: int) -> Any:
-    torch.manual_seed(0)
-    return kind(vocabulary).eval()
+    return tiny.tokenizer()
 
 
 @pytest.fixture(scope="session")
-def model(tokenizer: PreTrainedTokenizerFast) -> Any:
-    return made(llama, len(tokenizer))
+def model() -> Any:
+    return tiny.llama()
 
 
 def start(model: Any, tokenizer: PreTrainedTokenizerFast, slots: int = SLOTS) -> TransformersEngine:
@@ -131,11 +66,11 @@ def alone(model: Any, tokenizer: Any, prompt: str, max_tokens: int) -> list[int]
 
 # Exact equality holds because float32 keeps the order of the two best logits of these random
 # models; in bfloat16 batches of different sizes may part ways.
-@pytest.mark.parametrize("kind", [llama, mistral, gemma3])
+@pytest.mark.parametrize("kind", [tiny.llama, tiny.mistral, tiny.gemma3])
 def test_rows_that_join_and_leave_get_what_generate_gives_them_alone(
     kind: Any, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    model = made(kind, len(tokenizer))
+    model = kind()
     generated = [alone(model, tokenizer, prompt, tokens) for prompt, tokens in JOBS]
     assert len({token for tokens in generated for token in tokens}) > 20
     texts = [tokenizer.decode(tokens).rstrip("\N{REPLACEMENT CHARACTER}") for tokens in generated]
@@ -235,7 +170,7 @@ def test_a_stop_string_ends_the_text_before_it(engine: TransformersEngine) -> No
 def test_a_seed_gives_the_same_text_also_beside_others(engine: TransformersEngine) -> None:
     seeded = {"temperature": 1.5, "seed": 42, "top_p": 0.95, "max_tokens": 15}
     first = ask(engine, **seeded)
-    others = [engine.submit(request(str(n), PANGRAM, temperature=1.5)) for n in range(3)]
+    others = [engine.submit(request(str(n), tiny.PANGRAM, temperature=1.5)) for n in range(3)]
     assert ask(engine, **seeded) == first
     assert ask(engine, **{**seeded, "seed": 43}).text != first.text
     assert all(other.result(timeout=30) for other in others)
@@ -300,65 +235,3 @@ def wait_for(condition: Any) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.001)
-
-
-def served(source: str, engine: str = "transformers") -> catalog.Model:
-    version = {"source": source, "engine": engine}
-    return catalog.Model(
-        context_length=CONTEXT,
-        input_price_micros=1,
-        output_price_micros=1,
-        version="1",
-        versions={"1": version},
-    )
-
-
-def test_a_saved_checkpoint_loads_and_answers(
-    model: Any, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
-) -> None:
-    model.save_pretrained(tmp_path / "tiny")
-    tokenizer.save_pretrained(tmp_path / "tiny")
-    settings = Settings(models_dir=tmp_path, device="cpu")
-    engine = engines.load("tiny", served("tiny"), "1", settings)
-    answer = engine.submit(request("one")).result(timeout=30)
-    engine.close()
-    assert answer.completion_tokens == 20
-
-
-@pytest.mark.parametrize(
-    ("files", "reason"),
-    [
-        (None, "does not exist"),
-        ({}, "no config.json"),
-        ({"config.json": "{}"}, "no safetensors"),
-        ({"config.json": "{", "model.safetensors": ""}, "not a valid JSON"),
-        ({"config.json": '{"model_type": "vit"}', "model.safetensors": ""}, "no causal"),
-        ({"config.json": '{"model_type": "t5"}', "model.safetensors": ""}, "no causal"),
-        ({"config.json": '{"model_type": "mamba"}', "model.safetensors": ""}, "more than keys"),
-        (
-            {
-                "config.json": '{"model_type": "llama", "quantization_config": '
-                '{"quant_method": "awq"}}',
-                "model.safetensors": "",
-            },
-            "quantized with awq",
-        ),
-    ],
-)
-def test_a_model_that_cannot_load_says_why(
-    files: dict[str, str] | None, reason: str, tmp_path: Path
-) -> None:
-    if files is not None:
-        (tmp_path / "broken").mkdir()
-    for name, content in (files or {}).items():
-        (tmp_path / "broken" / name).write_text(content)
-    settings = Settings(models_dir=tmp_path, device="cpu")
-    with pytest.raises(ModelLoadFailed, match=reason):
-        engines.load("broken", served("broken"), "1", settings)
-
-
-def test_cuda_that_is_not_there_is_told(tmp_path: Path) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("this machine has CUDA")
-    with pytest.raises(ModelLoadFailed, match="no CUDA device"):
-        engines.load("any", served("any"), "1", Settings(models_dir=tmp_path, device="cuda"))

@@ -140,7 +140,7 @@ def test_the_children_of_a_part_go_with_it(rig: Rig) -> None:
     assert process is not None
     (child,) = process.children()
     rig.supervisor.stop()
-    assert not is_alive(child)
+    assert not pidfiles.is_alive(child)
 
 
 def test_a_command_that_fails_is_a_problem_and_one_that_works_is_not(rig: Rig) -> None:
@@ -172,7 +172,7 @@ def test_a_part_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
         wait_until(lambda: part.name() == "sleep")
         parent.kill()
         parent.wait()
-    wait_until(lambda: not is_alive(part))
+    wait_until(lambda: not pidfiles.is_alive(part))
 
 
 def test_a_process_younger_than_its_pid_file_is_a_stranger(tmp_path: Path) -> None:
@@ -181,14 +181,6 @@ def test_a_process_younger_than_its_pid_file_is_a_stranger(tmp_path: Path) -> No
     long_ago = psutil.Process().create_time() - 1000
     os.utime(file, (long_ago, long_ago))
     assert pidfiles.process_of(file) is None
-
-
-def is_alive(process: psutil.Process) -> bool:
-    """Running, and not only waiting to be reaped."""
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -95,7 +95,8 @@ class Engine(Protocol):
         """Queue a request; returns at once.
 
         The future ends with a Generation (also when cancelled or past its deadline), or raises
-        ContextLengthExceeded or EngineFailed (app.errors). One request's failure fails no other.
+        ContextLengthExceeded, EngineFailed or EngineClosed (app.errors). One request's failure
+        fails no other.
         """
 
     def cancel(self, request_id: str) -> None:
@@ -105,4 +106,4 @@ class Engine(Protocol):
         """What the engine is doing now."""
 
     def close(self) -> None:
-        """Stop; requests in flight raise EngineFailed."""
+        """Stop; requests in flight raise EngineClosed."""

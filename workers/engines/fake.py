@@ -15,7 +15,13 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from urllib.parse import parse_qsl
 
-from app.errors import ContextLengthExceeded, EngineFailed, GPTQueueError, ModelLoadFailed
+from app.errors import (
+    ContextLengthExceeded,
+    EngineClosed,
+    EngineFailed,
+    GPTQueueError,
+    ModelLoadFailed,
+)
 from workers.engines.base import FinishReason, Generation, Request, Stats
 
 NOUNS = ["queue", "job", "worker", "model", "token", "answer", "lease", "result"]
@@ -129,7 +135,7 @@ class FakeEngine:
                 self._forget(job)
             self._changed.notify()
         for job in jobs:
-            job.future.set_exception(EngineFailed("The engine was closed."))
+            job.future.set_exception(EngineClosed())
 
     def _queue(self, request: Request) -> "Future[Generation]":
         prompt = prompt_text(request)
@@ -145,8 +151,10 @@ class FakeEngine:
         words = _answer(request, prompt, self._behaviour.answer_tokens)
         words, reason = _cut(words, min(request.max_tokens, room), request.sampling.stop)
         with self._changed:
-            if self._closed or request.id in self._jobs:
-                raise EngineFailed("The engine is closed, or this request is in flight already.")
+            if self._closed:
+                raise EngineClosed
+            if request.id in self._jobs:
+                raise EngineFailed("A request with this id is in flight already.")
             self._submitted += 1
             job = _Job(
                 request=request,

@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 import torch
 
-from app.errors import EngineFailed, GPTQueueError
+from app.errors import EngineClosed, EngineFailed, GPTQueueError
 from workers.engines.base import FinishReason, Generation, Request, Stats
 from workers.engines.transformers.batch import Batch, Forward
 from workers.engines.transformers.prompts import Prompts
@@ -48,7 +48,7 @@ class TransformersEngine:
             row = self._row(request)
             with self._changed:
                 if self._closed:
-                    raise EngineFailed("The engine is closed.")
+                    raise EngineClosed
                 if request.id in self._rows:
                     raise EngineFailed("A request with this id is in flight already.")
                 self._rows[request.id] = row
@@ -103,7 +103,7 @@ class TransformersEngine:
         with self._changed:
             self._closed = True
             rows = list(self._rows.values())
-        self._fail(rows, EngineFailed("The engine was closed."))
+        self._fail(rows, EngineClosed())
 
     def _work_arrives(self) -> bool:
         with self._changed:

@@ -1,6 +1,5 @@
 """Opens a checkpoint: GPTQ through gptqmodel's kernels, every other one in bfloat16."""
 
-import logging
 import os
 import re
 import warnings
@@ -20,6 +19,7 @@ from transformers.cache_utils import DynamicLayer
 
 from app.catalog import Version
 from app.errors import ModelLoadFailed
+from workers.engines.transformers.quiet import be_quiet
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
@@ -32,7 +32,7 @@ def load(version: Version, *, models_dir: Path, device: str) -> tuple[Any, Any]:
 
     ``device`` is auto, cpu or cuda.
     """
-    _be_quiet()
+    be_quiet()
     on_cuda = _on_cuda(device)
     place = _place(version, models_dir)
     try:
@@ -129,11 +129,3 @@ def _sentence(error: Exception) -> str:
         return "This model brings its own code, and such code is never run here."
     first = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {first}"
-
-
-def _be_quiet() -> None:
-    """Keep progress bars and chatter of the libraries out of the worker's log."""
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    for name in ("logbar", "torchao", "tokenicer", "torch.utils._pytree"):
-        logging.getLogger(name).setLevel(logging.ERROR)

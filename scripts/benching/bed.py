@@ -1,0 +1,115 @@
+"""What a benchmark runs on: servers and processes of its own, on free ports, gone afterwards."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg2
+from alembic import command as alembic
+from alembic.config import Config
+
+from app import schema
+from app.accounts import admin
+from app.config import Settings
+from app.db import Database
+from scripts.benching import baseline
+from scripts.stack import ports, postgres, processes, valkey
+from scripts.stack.choices import Choices
+from scripts.stack.parts import Stack
+from scripts.stack.problem import Problem
+from scripts.stack.state import ROOT, State
+from scripts.stack.supervisor import Part
+
+STOP_SECONDS = 20
+CREDIT_MICROS = 10**15
+MODEL = "fake"
+# An engine that answers at once: what is measured is everything around it.
+CATALOG = f"""
+[models.{MODEL}]
+enabled = true
+context_length = 2048
+input_price_micros = 1_000_000
+output_price_micros = 2_000_000
+version = "1"
+[models.{MODEL}.versions.1]
+source = "fake:"
+engine = "fake"
+"""
+
+
+class Bed:
+    """Servers with the schema, an account with credit, and the parts that a benchmark starts."""
+
+    def __init__(self, folder: Path, stopping: ExitStack) -> None:
+        self._folder = folder
+        self._stopping = stopping
+        self._environment = {"GPTQUEUE_CATALOG_FILE": str(folder / "catalog.toml")}
+        (folder / "catalog.toml").write_text(CATALOG)
+        self.stack = self._start_servers()
+        self.key = self._prepare_database()
+
+    def start(self, *parts: Part) -> None:
+        """Start these together and wait until each is ready."""
+        for part in parts:
+            self._start(part)
+
+    def _start(self, part: Part) -> None:
+        command = part.command()
+        command = replace(command, environment={**command.environment, **self._environment})
+        log = self._folder / f"{part.name}.log"
+        with log.open("wb") as output:
+            process = processes.start(command, output, cwd=ROOT)
+        self._stopping.callback(processes.stop, process, command, STOP_SECONDS)
+        deadline = time.monotonic() + part.ready_seconds
+        while not part.ready():
+            if processes.ended(process) or time.monotonic() > deadline:
+                raise Problem(f"{part.name} did not start:\n{log.read_text()}")
+            time.sleep(0.05)
+
+    def _start_servers(self) -> Stack:
+        # Durable, as in production: a commit that need not reach the disk is no commit.
+        cluster = postgres.create(self._folder / "postgres", durable=True)
+        broker = valkey.create(self._folder / "valkey")
+        self.start(
+            Part(name="postgres", command=cluster.command, ready=cluster.ready),
+            Part(name="valkey", command=broker.command, ready=broker.ready),
+        )
+        state = State(self._folder)
+        state.create()
+        return Stack(
+            state=state,
+            choices=Choices(port=ports.find_free(), flower_port=0, database_url="", redis_url=""),
+            database_url=cluster.url,
+            redis_url=broker.url,
+            flower_password="",
+        )
+
+    def _prepare_database(self) -> str:
+        """Make the tables of both sides and open the account; returns its key."""
+        config = Config(str(ROOT / "migrations" / "alembic.ini"))
+        config.set_main_option("sqlalchemy.url", self.stack.database_url)
+        alembic.upgrade(config, "head")
+        with psycopg2.connect(self.stack.database_url) as connection:
+            connection.cursor().execute(baseline.TABLE)
+        connection.close()
+        database = Database(Settings(database_url=self.stack.database_url), schema.metadata)
+        with database.transaction() as session:
+            account = admin.open_account(session, name="bench", credit_micros=CREDIT_MICROS)
+            key = admin.issue_key(session, account_id=account.id, name="bench")
+        database.close()
+        return key
+
+
+@contextmanager
+def made() -> Iterator[Bed]:
+    """A bed for the length of the block."""
+    with (
+        tempfile.TemporaryDirectory(prefix="gptqueue-bench-", ignore_cleanup_errors=True) as name,
+        ExitStack() as stopping,
+    ):
+        # As root, PostgreSQL runs as another user, who has to get through.
+        Path(name).chmod(0o711)
+        yield Bed(Path(name), stopping)

@@ -1,0 +1,42 @@
+"""scripts/bench: that it measures, and what it prints; speed itself is no test's business."""
+
+import json
+import subprocess
+import sys
+
+from scripts.benching import figures
+from tests.conftest import ROOT
+
+
+def test_submit_prints_one_line_of_figures() -> None:
+    quickly = ["--seconds", "1", "--rounds", "1", "--connections", "4"]
+    finished = subprocess.run(
+        [sys.executable, "-m", "scripts.benching", "submit", "--json", *quickly],
+        check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("\n") == 1
+    found = {figure["name"]: figure for figure in json.loads(finished.stdout)}
+    compared = {"submit_rate", "submit_p50", "submit_p99", "submit_p50_1_connection"}
+    assert set(found) == compared | {"empty_route_rate"}
+    for figure in found.values():
+        assert set(figure) == {"name", "value", "unit", "baseline", "ratio"}
+        assert figure["value"] > 0
+    assert all(found[name]["baseline"] > 0 and found[name]["ratio"] > 0 for name in compared)
+    assert found["empty_route_rate"]["ratio"] is None
+
+
+def test_a_ratio_above_one_is_better() -> None:
+    assert figures.higher_is_better("rate", "1/s", values=[3, 1, 2], baselines=[1]).ratio == 2
+    assert figures.lower_is_better("time", "ms", values=[3, 1, 2], baselines=[4]).ratio == 2
+
+
+def test_a_percentile_is_one_of_the_values() -> None:
+    assert figures.percentile([5], 99) == 5
+    assert figures.percentile(list(range(1, 101)), 50) == 50
+    assert figures.percentile(list(range(1, 101)), 99) == 99
+    assert figures.percentile([1, 2, 3], 99) == 3

@@ -1,0 +1,67 @@
+"""A worker with a job in hand, while its broker restarts and when it is asked to stop."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from scripts.stack import valkey
+from tests.acceptance.stack import Client, Part, Stack, eventually
+
+pytestmark = pytest.mark.usefixtures("api", "sweeping")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> valkey.Broker:
+    return valkey.create(tmp_path_factory.mktemp("valkey"))
+
+
+@pytest.fixture(scope="module")
+def broker(server: valkey.Broker) -> Iterator[Part]:
+    """A broker of this module's own, to be stopped and started."""
+    part = Part(server.command(), server.folder / "log")
+    part.start()
+    eventually(server.ready, "the broker is up")
+    yield part
+    part.stop()
+
+
+@pytest.fixture(scope="module")
+def valkey_url(server: valkey.Broker, broker: Part) -> str:
+    """In place of the broker that all other modules share."""
+    return server.url
+
+
+def outcomes(job: dict) -> list[str]:
+    return [attempt["outcome"] for attempt in job["attempts"]]
+
+
+def test_a_busy_worker_survives_a_restart_of_the_broker_and_goes_on(
+    me: Client, worker: Part, server: valkey.Broker, broker: Part
+) -> None:
+    running = me.submit(max_tokens=100)
+    me.until(running, "running")
+
+    broker.stop()
+    submitted_without_broker = me.submit(max_tokens=1)
+    job = me.until(running, "succeeded")
+    broker.start()
+    eventually(server.ready, "the broker is up again")
+
+    assert outcomes(job) == ["succeeded"]
+    for job_id in [submitted_without_broker, me.submit(max_tokens=1)]:
+        assert outcomes(me.until(job_id, "succeeded")) == ["succeeded"]
+    assert worker.process.poll() is None
+
+
+def test_a_worker_that_is_asked_to_stop_finishes_its_jobs_first(me: Client, stack: Stack) -> None:
+    worker = stack.worker("lonely")
+    job_ids = [me.submit(model="lonely", max_tokens=60) for _ in range(4)]
+    for job_id in job_ids:
+        me.until(job_id, "running")
+
+    worker.stop()
+
+    assert worker.process.returncode == 0
+    for job in map(me.job, job_ids):
+        assert job["status"] == "succeeded"
+        assert outcomes(job) == ["succeeded"]

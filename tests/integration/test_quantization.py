@@ -1,0 +1,176 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app import catalog
+from app.config import Settings
+from scripts.quantization import __main__ as quantize
+from scripts.quantization import passages
+from tests.integration import tiny
+from workers import engines
+from workers.engines.base import Request
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("source") / "tiny"
+    tiny.llama().save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def calibration(tmp_path: Path) -> Path:
+    file = tmp_path / "calibration.txt"
+    file.write_text("\n".join(f"{number} {tiny.PANGRAM}" for number in range(40)))
+    return file
+
+
+def refusal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
+) -> str:
+    """What is printed when these arguments are refused."""
+    monkeypatch.setattr(sys, "argv", ["quantize", *map(str, arguments)])
+    assert quantize.main() == 1
+    printed = capsys.readouterr().err.strip().splitlines()[-1]
+    assert printed.startswith("quantize: ")
+    return printed
+
+
+@pytest.mark.parametrize(
+    ("place", "content", "reason"),
+    [
+        ("./nothing", None, "does not exist"),
+        ("nothing.gguf", None, "does not exist"),
+        ("broken.gguf", b"GGUF, but not really", "cannot be read"),
+        ("empty/config.json", b"{}", "cannot be read"),
+        ("quantized/config.json", None, "quantized already"),
+        ("vision/config.json", b'{"model_type": "vit"}', "cannot be read"),
+    ],
+)
+def test_a_source_that_cannot_be_read_is_refused_and_leaves_nothing(
+    place: str,
+    content: bytes | None,
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / place
+    if place.startswith("quantized"):
+        config = {"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}
+        content = json.dumps(config).encode()
+    if content is not None:
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(content)
+    named = f"./{file.parent.name}" if file.name == "config.json" else place
+    assert reason in refusal(monkeypatch, capsys, named, "made/dest")
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_destination_that_exists_is_refused_and_kept(
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "dest").mkdir()
+    (tmp_path / "dest" / "mine").write_text("kept")
+    assert "exists already" in refusal(monkeypatch, capsys, source, tmp_path / "dest")
+    assert (tmp_path / "dest" / "mine").read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    ("group_size", "reason"), [(128, "--group-size 32 or 16 would"), (8, "below 16")]
+)
+def test_a_group_size_that_no_layer_takes_is_refused(
+    group_size: int,
+    reason: str,
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = (source, tmp_path / "dest", "--group-size", group_size)
+    assert reason in refusal(monkeypatch, capsys, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("content", "reason"), [(None, "cannot be read"), ("one\ntwo", "has 2")])
+def test_a_calibration_file_without_enough_text_is_refused(
+    content: str | None,
+    reason: str,
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "calibration.txt"
+    if content:
+        file.write_text(content)
+    arguments = (source, tmp_path / "dest", "--group-size", 32, "--calibration", file)
+    assert reason in refusal(monkeypatch, capsys, *arguments)
+    assert not (tmp_path / "dest").exists()
+
+
+def test_an_interrupted_run_leaves_nothing(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("scripts.quantization.run.quantize", interrupted)
+    dest = tmp_path / "new" / "dest"
+    monkeypatch.setattr(sys, "argv", ["quantize", str(source), str(dest), "--group-size", "32"])
+    assert quantize.main() == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_measured_on_is_never_calibrated_on() -> None:
+    calibration, held_out = passages.calibration(None), passages.held_out()
+    assert len(calibration) >= 256
+    assert len(set(calibration)) > 200
+    calibrated = {line for text in calibration for line in text.split("\n") if len(line) > 40}
+    assert not calibrated & {line for text in held_out for line in text.split("\n")}
+
+
+@pytest.mark.model
+def test_a_model_is_quantized_loads_and_answers(
+    source: Path, calibration: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "scripts.quantization", source, "made/dest"]
+    result = subprocess.run(
+        [*command, "--group-size", "32", "--calibration", calibration],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "PYTHONSAFEPATH": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[0].startswith("size ")
+    assert "perplexity" in result.stdout
+    made = tmp_path / "made" / "dest"
+    assert [each.name for each in made.parent.iterdir()] == ["dest"]
+    config = json.loads((made / "config.json").read_text())["quantization_config"]
+    assert (config["bits"], config["group_size"]) == (4, 32)
+    assert (config["sym"], config["desc_act"]) == (True, False)
+
+    version = {"source": "made/dest"}
+    model = catalog.Model(
+        context_length=100,
+        input_price_micros=1,
+        output_price_micros=1,
+        version="1",
+        versions={"1": version},
+    )
+    engine = engines.load("tiny", model, "1", Settings(models_dir=tmp_path, device="cpu"))
+    answer = engine.submit(Request(id="1", prompt="the quick", max_tokens=5)).result(timeout=30)
+    engine.close()
+    assert answer.prompt_tokens == 3

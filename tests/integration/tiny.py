@@ -1,0 +1,81 @@
+"""Tiny models with random weights, and a tokenizer to go with them; nothing is downloaded."""
+
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+PANGRAM = "the quick brown fox jumps over the lazy dog. hello world, how are you? "
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system role') }}"
+    "{% endif %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
+)
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE with the end-of-text token 0 and a template that refuses system messages."""
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<end>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    inner.train_from_iterator([PANGRAM] * 3, trainer)
+    outer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>")
+    outer.chat_template = CHAT_TEMPLATE
+    return outer
+
+
+def llama() -> Any:
+    """Full attention."""
+    return _made(LlamaForCausalLM, LlamaConfig(**_shape()))
+
+
+def mistral() -> Any:
+    """Attention in a sliding window, shorter than the prompts."""
+    return _made(MistralForCausalLM, MistralConfig(**_shape(), sliding_window=8))
+
+
+def gemma3() -> Any:
+    """Layers of both kinds."""
+    config = Gemma3TextConfig(
+        **_shape(),
+        head_dim=16,
+        sliding_window=8,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        tie_word_embeddings=False,
+    )
+    return _made(Gemma3ForCausalLM, config)
+
+
+def _made(kind: Any, config: Any) -> Any:
+    torch.manual_seed(0)
+    return kind(config).eval()
+
+
+def _shape() -> dict[str, Any]:
+    return {
+        "vocab_size": len(tokenizer()),
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        # Large weights make texts that wander instead of repeating one token.
+        "initializer_range": 0.5,
+        "bos_token_id": None,
+        "eos_token_id": 0,
+    }

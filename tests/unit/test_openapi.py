@@ -1,0 +1,183 @@
+"""The OpenAPI document says what the routes do, of every route."""
+
+import re
+from typing import Any
+
+import pytest
+from flask import Flask
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from app import errors
+from app.api import openapi
+from app.api.operations import OPERATIONS
+from app.errors import GPTQueueError
+
+DOCUMENT = openapi.document()
+OPEN = {
+    ("get", "/api/v1/health"),
+    ("get", "/api/v1/status"),
+    ("get", "/api/v1/metrics"),
+    ("get", "/api/v1/openapi.json"),
+}
+KEY = {"missing_credential", "invalid_credential", "database_unavailable"}
+SUBMIT = {
+    "malformed_request",
+    "invalid_json",
+    "insufficient_credit",
+    "body_too_large",
+    "not_json",
+    "invalid_request",
+    "unknown_model",
+    "context_length_exceeded",
+    "webhook_url_refused",
+    "idempotency_key_reused",
+    *KEY,
+}
+CODES: dict[tuple[str, str], set[str]] = {
+    ("post", "/api/v1/generate"): SUBMIT,
+    ("post", "/api/v1/complete"): SUBMIT,
+    ("post", "/api/v1/chat"): SUBMIT,
+    ("get", "/api/v1/jobs/{job_id}"): {"job_not_found", *KEY},
+    ("get", "/api/v1/jobs"): {"invalid_request", *KEY},
+    ("post", "/api/v1/jobs/{job_id}/cancel"): {"job_not_found", *KEY},
+    ("get", "/api/v1/models"): KEY,
+    ("get", "/api/v1/usage"): {"invalid_request", *KEY},
+    ("get", "/api/v1/webhooks/default/secret"): KEY,
+    ("get", "/api/v1/health"): set(),
+    ("get", "/api/v1/status"): set(),
+    ("get", "/api/v1/metrics"): {"invalid_credential", "database_unavailable"},
+    ("get", "/api/v1/openapi.json"): set(),
+}
+# No route's own: an address that is none, and what a worker says of a job.
+ELSEWHERE = {
+    "route_not_found",
+    "method_not_allowed",
+    "lease_lost",
+    "engine_closed",
+    "engine_failed",
+    "model_load_failed",
+}
+
+
+def _operations() -> dict[tuple[str, str], dict[str, Any]]:
+    return {
+        (method, path): operation
+        for path, methods in DOCUMENT["paths"].items()
+        for method, operation in methods.items()
+    }
+
+
+def _codes(operation: dict[str, Any]) -> set[str]:
+    texts = [
+        response["description"]
+        for response in operation["responses"].values()
+        if "application/problem+json" in response.get("content", {})
+    ]
+    return set(re.findall(r"`(\w+)`:", " ".join(texts)))
+
+
+def _classes(root: type[GPTQueueError]) -> set[type[GPTQueueError]]:
+    return {root}.union(*(_classes(each) for each in root.__subclasses__()))
+
+
+def test_the_document_is_valid_openapi_3_1() -> None:
+    assert DOCUMENT["openapi"].startswith("3.1")
+    OpenAPIV31SpecValidator(DOCUMENT).validate()
+
+
+def test_the_document_is_served_without_a_key(api: Flask) -> None:
+    assert api.test_client().get("/api/v1/openapi.json").get_json() == DOCUMENT
+
+
+def test_every_route_of_the_application_is_in_the_document(api: Flask) -> None:
+    routes = {
+        (method.lower(), re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule))
+        for rule in api.url_map.iter_rules()
+        for method in rule.methods or ()
+        if method not in {"HEAD", "OPTIONS"}
+    }
+    assert routes == _operations().keys() == CODES.keys()
+
+
+def test_every_name_of_an_operation_is_its_own() -> None:
+    names = [operation["operationId"] for operation in _operations().values()]
+    assert len(set(names)) == len(names) == len(OPERATIONS)
+
+
+@pytest.mark.parametrize("route", CODES, ids=" ".join)
+def test_every_error_that_a_route_can_give_is_documented(route: tuple[str, str]) -> None:
+    assert _codes(_operations()[route]) == CODES[route] | {"internal_error"}
+
+
+def test_every_error_there_is_belongs_to_some_route_or_to_none_by_name() -> None:
+    documented = set().union(*map(_codes, _operations().values()))
+    assert {each.code for each in _classes(GPTQueueError)} == documented | ELSEWHERE
+
+
+def test_every_error_has_a_code_a_status_and_a_sentence_of_its_own() -> None:
+    classes = _classes(GPTQueueError)
+    assert classes == {each for each in vars(errors).values() if isinstance(each, type)} & classes
+    assert len({each.code for each in classes}) == len(classes)
+    for each in classes:
+        assert 400 <= each.status < 600
+        assert each().message.endswith("."), each
+
+
+def test_a_status_stands_for_the_errors_that_have_it() -> None:
+    statuses = {each.code: each.status for each in _classes(GPTQueueError)}
+    for operation in _operations().values():
+        for status, response in operation["responses"].items():
+            for code in re.findall(r"`(\w+)`:", response["description"]):
+                assert str(statuses[code]) == status
+
+
+def test_every_route_but_the_open_ones_wants_a_key() -> None:
+    assert DOCUMENT["security"] == [{"key": []}]
+    assert {route for route, each in _operations().items() if each.get("security") == []} == OPEN
+
+
+def test_a_submit_is_described_by_the_models_that_validate_it() -> None:
+    operation = _operations()["post", "/api/v1/chat"]
+    body = operation["requestBody"]["content"]["application/json"]["schema"]
+    assert body == {"$ref": "#/components/schemas/ChatBody"}
+    schema = DOCUMENT["components"]["schemas"]["ChatBody"]
+    assert schema["additionalProperties"] is False
+    assert schema["required"] == ["model", "messages"]
+    assert (schema["properties"]["top_k"]["minimum"], schema["properties"]["top_k"]["maximum"]) == (
+        0,
+        1000,
+    )
+    answer = operation["responses"]["202"]["content"]["application/json"]["schema"]
+    assert answer == {"$ref": "#/components/schemas/JobDocument"}
+
+
+def test_a_list_is_described_with_its_query() -> None:
+    parameters = _operations()["get", "/api/v1/jobs"]["parameters"]
+    assert {each["name"] for each in parameters} == {"status", "model", "after", "limit"}
+    usage = _operations()["get", "/api/v1/usage"]["parameters"]
+    assert {each["name"] for each in usage} == {"from", "to"}
+
+
+def test_every_answer_of_json_has_a_schema() -> None:
+    for route, operation in _operations().items():
+        ok = next(each for status, each in operation["responses"].items() if status < "300")
+        if route[1] not in {"/api/v1/metrics", "/api/v1/openapi.json"}:
+            assert "$ref" in ok["content"]["application/json"]["schema"], route
+
+
+def test_headers_that_clients_may_send_are_described() -> None:
+    names = {
+        each["name"]
+        for each in _operations()["post", "/api/v1/generate"]["parameters"]
+        if each["in"] == "header"
+    }
+    assert names == {"Idempotency-Key", "Prefer"}
+    read = _operations()["get", "/api/v1/jobs/{job_id}"]["parameters"]
+    assert "Prefer" in {each["name"] for each in read if each["in"] == "header"}
+
+
+def test_the_status_of_an_unready_platform_is_described() -> None:
+    unready = _operations()["get", "/api/v1/status"]["responses"]["503"]
+    assert unready["content"]["application/json"]["schema"] == {
+        "$ref": "#/components/schemas/StatusDocument"
+    }
