@@ -5,7 +5,7 @@ there is to do, so a broker that is down, emptied or doubled costs time, never a
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from uuid import UUID
 
 import structlog
@@ -109,11 +109,11 @@ class Broker:
         except RedisError as error:
             log.warning("announce_failed", job_id=str(job_id), error=str(error))
 
-    def ended_jobs(self) -> Iterable[str]:
-        """The ids of jobs as they end, for ever; raises RedisError when the broker goes away."""
+    def ended_jobs(self, until: Callable[[], bool]) -> Iterable[str]:
+        """The ids of jobs as they end; raises RedisError when the broker goes away."""
         with self._redis.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
             channel.subscribe(_ENDED_CHANNEL)
-            while True:
+            while not until():
                 message = channel.get_message(timeout=1.0)
                 if message is not None:
                     yield message["data"].decode()

@@ -138,7 +138,10 @@ read_pip_line() {
         [ -t 1 ] || case "$1" in *[0-9][0-9].[0-9]" MB)" | *"GB)") echo "  ${words[*]}" ;; esac
         ;;
     "Processing "*) doing="unpacking ${words[1]##*/}" ;;
-    "Progress "*) doing="${doing%% · *} · $((words[1] / 1000000)) of $((words[3] / 1000000)) MB" ;;
+    "Progress "*)
+        [ "${words[3]}" -lt 10000000 ] ||
+            doing="${doing%% · *} · $((words[1] / 1000000)) of $((words[3] / 1000000)) MB"
+        ;;
     "Building "* | "Preparing "*) doing="building" ;;
     "Installing collected packages"*) doing="installing" ;;
     esac
@@ -160,7 +163,6 @@ count_installed() {
 }
 
 explain_failure() {
-    [ ! -t 1 ] || printf '\r\033[K'
     if grep -qi 'no space left on device\|disk quota exceeded' "$INSTALL_LOG"; then
         give_up "The disk is full: $(free_mb) MB are free at $ROOT. The log is $INSTALL_LOG"
     elif grep -q 'NewConnectionError\|NameResolutionError\|ConnectTimeout\|from versions: none' "$INSTALL_LOG"; then
@@ -171,6 +173,7 @@ explain_failure() {
 }
 
 give_up() {
+    [ ! -t 1 ] || printf '\r\033[K'
     printf '✗ %s\n' "$1" >&2
     exit 1
 }

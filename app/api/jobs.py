@@ -14,12 +14,13 @@ from app.api.drafts import draft
 from app.api.operations import operation
 from app.api.payloads import ChatBody, JobBody, JobsDocument, JobsQuery, PromptBody
 from app.api.services import services
+from app.billing.tables import Charge
 from app.jobs import queries
 from app.jobs.cancel import cancel as cancel_job
 from app.jobs.document import JobDocument
 from app.jobs.ending import Ended
 from app.jobs.states import TERMINAL
-from app.jobs.submit import Idempotency, Submitted, submit
+from app.jobs.submit import Idempotency, submit
 
 log = structlog.get_logger(__name__)
 
@@ -163,16 +164,18 @@ def _submit(principal: Principal, kind: str, body: JobBody) -> Response:
     with services().database.transaction() as session:
         submitted = submit(session, prepared)
     structlog.contextvars.bind_contextvars(job_id=str(submitted.job_id))
-    if submitted.created:
-        log.info("job_submitted", model=prepared.model, kind=kind)
-        services().broker.enqueue_jobs(prepared.model, [submitted.job_id])
-    return _accepted(submitted, _read_when_ended(principal, submitted.job_id))
+    if submitted.charge is None:
+        return _accepted(_read_when_ended(principal, submitted.job_id), replayed=True)
+    document = _read_new(submitted.charge)
+    log.info("job_submitted", model=prepared.model, kind=kind)
+    services().broker.enqueue_jobs(prepared.model, [submitted.job_id])
+    return _accepted(_when_ended(principal, document), replayed=False)
 
 
-def _accepted(submitted: Submitted, document: JobDocument) -> Response:
+def _accepted(document: JobDocument, *, replayed: bool) -> Response:
     response = Response(document.model_dump_json(), status=202, mimetype="application/json")
     response.headers["Location"] = document.urls.get
-    if not submitted.created:
+    if replayed:
         response.headers["Idempotent-Replayed"] = "true"
     return response
 
@@ -199,13 +202,27 @@ def _read(principal: Principal, job_id: UUID) -> JobDocument:
         )
 
 
+def _read_new(charge: Charge) -> JobDocument:
+    settings = services().settings
+    with services().database.transaction() as session:
+        return queries.read_new(
+            session,
+            charge,
+            base_url=settings.public_url,
+            fresh_seconds=settings.lease_seconds,
+        )
+
+
 def _read_when_ended(principal: Principal, job_id: UUID) -> JobDocument:
-    document = _read(principal, job_id)
+    return _when_ended(principal, _read(principal, job_id))
+
+
+def _when_ended(principal: Principal, document: JobDocument) -> JobDocument:
     seconds = _preferred_wait()
-    if seconds and document.status not in TERMINAL:
-        services().waiters.wait(job_id, lambda: _has_ended(principal, job_id), seconds)
-        document = _read(principal, job_id)
-    return document
+    if not seconds or document.status in TERMINAL:
+        return document
+    services().waiters.wait(document.id, lambda: _has_ended(principal, document.id), seconds)
+    return _read(principal, document.id)
 
 
 def _has_ended(principal: Principal, job_id: UUID) -> bool:

@@ -1,5 +1,6 @@
 """What clients send and what lists answer: the models that validate, and the OpenAPI document."""
 
+import json
 from datetime import date
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
@@ -14,6 +15,14 @@ def _no_nul(text: str) -> str:
         raise ValueError("contains the character NUL, which cannot be stored")
     return text
 
+
+def _small(labels: dict[str, str]) -> dict[str, str]:
+    if len(json.dumps(labels, ensure_ascii=False).encode()) > _MOST_METADATA_BYTES:
+        raise ValueError(f"has more than {_MOST_METADATA_BYTES} bytes as JSON")
+    return labels
+
+
+_MOST_METADATA_BYTES = 10_000  # a webhook repeats it, and has less than 20 kB
 
 Text = Annotated[str, AfterValidator(_no_nul)]
 NonEmpty = Annotated[Text, Field(min_length=1)]
@@ -45,8 +54,10 @@ class JobBody(Body):
     repetition_penalty: float = Field(
         1.0, ge=0.1, le=2, allow_inf_nan=False, description="Above 1: fewer repetitions."
     )
-    metadata: dict[LabelName, LabelValue] = Field(
-        {}, max_length=16, description="Up to 16 strings of yours, returned with the job."
+    metadata: Annotated[dict[LabelName, LabelValue], AfterValidator(_small)] = Field(
+        {},
+        max_length=16,
+        description="Up to 16 strings of yours (10 kB at most), returned with the job.",
     )
     webhook_url: NonEmpty | None = Field(
         None, max_length=2048, description="Told when the job has ended."

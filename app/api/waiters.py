@@ -29,6 +29,11 @@ class Waiters:
         self._events: dict[str, set[threading.Event]] = {}
         self._lock = threading.Lock()
         self._listening = False
+        self._closed = False
+
+    def close(self) -> None:
+        """Stop listening; requests that wait still look for themselves."""
+        self._closed = True
 
     def wait(self, job_id: UUID, ended: Callable[[], bool], seconds: float) -> None:
         """Return when ``ended`` is true, ``seconds`` from now at the latest."""
@@ -62,9 +67,9 @@ class Waiters:
         threading.Thread(target=self._run, name="waiters", daemon=True).start()
 
     def _run(self) -> None:
-        while True:
+        while not self._closed:
             try:
-                for job_id in self._broker.ended_jobs():
+                for job_id in self._broker.ended_jobs(until=lambda: self._closed):
                     self._wake(job_id)
             except (RedisError, OSError) as error:
                 log.warning("waiters_disconnected", error=str(error))

@@ -32,8 +32,6 @@ def hold(
 ) -> Charge:
     """Set aside the most a job can cost; raises InsufficientCredit when the credit is too small."""
     amount = price.of(at_most)
-    if not _move(session, account_id, available=-amount, held=amount):
-        raise InsufficientCredit(required_micros=amount, currency=CURRENCY)
     charge = Charge(
         job_id=job_id,
         account_id=account_id,
@@ -46,6 +44,10 @@ def hold(
     )
     session.add(charge)
     _transfer(session, account_id, job_id, Kind.HOLD, amount)
+    session.flush()
+    # Last, because it locks the account's balance until the commit.
+    if not _move(session, account_id, available=-amount, held=amount):
+        raise InsufficientCredit(required_micros=amount, currency=CURRENCY)
     return charge
 
 
@@ -77,11 +79,11 @@ def _close(session: Session, charge: Charge, state: ChargeState, charged: int) -
     if closed is None:
         raise AssertionError(f"the hold of job {charge.job_id} was closed before")
     rest = closed.held_micros - charged
-    _move(session, closed.account_id, available=rest, held=-closed.held_micros)
     if state is ChargeState.CHARGED:
         _transfer(session, closed.account_id, closed.job_id, Kind.CHARGE, charged)
     if rest or state is ChargeState.RELEASED:
         _transfer(session, closed.account_id, closed.job_id, Kind.RELEASE, rest)
+    _move(session, closed.account_id, available=rest, held=-closed.held_micros)
     return closed
 
 

@@ -39,6 +39,15 @@ def read(
     return _documents(session, [job], base_url=base_url, fresh_seconds=fresh_seconds)[0]
 
 
+def read_new(
+    session: Session, charge: Charge, *, base_url: str, fresh_seconds: float
+) -> JobDocument:
+    """A job that was stored a moment ago: without looking for what it cannot have yet."""
+    job = session.get_one(Job, charge.job_id)
+    waiting = _waiting(session, [job], fresh_seconds).get(job.id)
+    return render(job, charge, base_url=base_url, attempts=[], waiting=waiting)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
     """Which jobs to list: newest first, those older than ``after``, ``limit`` at most."""

@@ -12,6 +12,7 @@ from uuid_utils.compat import uuid7
 
 from app.billing import ledger
 from app.billing.prices import Price, Usage
+from app.billing.tables import Charge
 from app.errors import IdempotencyKeyReused
 from app.jobs.states import Status
 from app.jobs.tables import IdempotencyKey, Job, Prompt
@@ -51,10 +52,10 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """The job, and whether this call made it (False: an earlier one with the same key did)."""
+    """The job; with its charge when this call made it, without when an equal earlier call did."""
 
     job_id: UUID
-    created: bool
+    charge: Charge | None = None
 
 
 def submit(session: Session, draft: Draft) -> Submitted:
@@ -66,7 +67,7 @@ def submit(session: Session, draft: Draft) -> Submitted:
     if draft.idempotency is not None:
         earlier = _reserve_key(session, draft.account_id, draft.idempotency, job_id)
         if earlier is not None:
-            return Submitted(earlier, created=False)
+            return Submitted(earlier)
     session.add(_job(draft, job_id))
     session.flush()
     session.add(
@@ -77,14 +78,14 @@ def submit(session: Session, draft: Draft) -> Submitted:
             messages=draft.messages,
         )
     )
-    ledger.hold(
+    charge = ledger.hold(
         session,
         account_id=draft.account_id,
         job_id=job_id,
         price=draft.price,
         at_most=draft.at_most,
     )
-    return Submitted(job_id, created=True)
+    return Submitted(job_id, charge)
 
 
 def _job(draft: Draft, job_id: UUID) -> Job:

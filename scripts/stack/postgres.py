@@ -133,7 +133,7 @@ def initialise(data: Path, *, binaries: Path, password: Path) -> None:
         "--no-sync",
     ]
     check(binaries / "initdb", "-D", fresh, *initdb)
-    single = [binaries / "postgres", "--single", "-D", fresh, "postgres"]
+    single = [binaries / "postgres", "--single", "-D", fresh, "-c", "exit_on_error=on", "postgres"]
     check(*single, stdin=f"CREATE DATABASE {NAME}\n")
     os.chown(password, os.geteuid(), os.getegid())
     fresh.rename(data)

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tests.integration import tiny
 from workers import engines
 from workers.engines.base import Request
 
+QUANTIZED = b'{"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}'
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -31,25 +33,30 @@ def calibration(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.fixture
 def refusal(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
-) -> str:
-    """What is printed when these arguments are refused."""
-    monkeypatch.setattr(sys, "argv", ["quantize", *map(str, arguments)])
-    assert quantize.main() == 1
-    printed = capsys.readouterr().err.strip().splitlines()[-1]
-    assert printed.startswith("quantize: ")
-    return printed
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """What is printed when the given arguments are refused."""
+
+    def run(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["quantize", *map(str, arguments)])
+        assert quantize.main() == 1
+        printed = capsys.readouterr().err.strip().splitlines()[-1]
+        assert printed.startswith("quantize: ")
+        return printed
+
+    return run
 
 
 @pytest.mark.parametrize(
     ("place", "content", "reason"),
     [
-        ("./nothing", None, "does not exist"),
+        ("nothing", None, "does not exist"),
         ("nothing.gguf", None, "does not exist"),
         ("broken.gguf", b"GGUF, but not really", "cannot be read"),
         ("empty/config.json", b"{}", "cannot be read"),
-        ("quantized/config.json", None, "quantized already"),
+        ("quantized/config.json", QUANTIZED, "quantized already"),
         ("vision/config.json", b'{"model_type": "vit"}', "cannot be read"),
     ],
 )
@@ -58,31 +65,25 @@ def test_a_source_that_cannot_be_read_is_refused_and_leaves_nothing(
     content: bytes | None,
     reason: str,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    refusal: Callable[..., str],
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     file = tmp_path / place
-    if place.startswith("quantized"):
-        config = {"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}
-        content = json.dumps(config).encode()
     if content is not None:
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(content)
-    named = f"./{file.parent.name}" if file.name == "config.json" else place
-    assert reason in refusal(monkeypatch, capsys, named, "made/dest")
+    named = file.parent if file.name == "config.json" else file
+    assert reason in refusal(named, tmp_path / "made" / "dest")
     assert not (tmp_path / "made").exists()
 
 
 def test_a_destination_that_exists_is_refused_and_kept(
     source: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    refusal: Callable[..., str],
 ) -> None:
     (tmp_path / "dest").mkdir()
     (tmp_path / "dest" / "mine").write_text("kept")
-    assert "exists already" in refusal(monkeypatch, capsys, source, tmp_path / "dest")
+    assert "exists already" in refusal(source, tmp_path / "dest")
     assert (tmp_path / "dest" / "mine").read_text() == "kept"
 
 
@@ -94,11 +95,10 @@ def test_a_group_size_that_no_layer_takes_is_refused(
     reason: str,
     source: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    refusal: Callable[..., str],
 ) -> None:
     arguments = (source, tmp_path / "dest", "--group-size", group_size)
-    assert reason in refusal(monkeypatch, capsys, *arguments)
+    assert reason in refusal(*arguments)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -108,14 +108,13 @@ def test_a_calibration_file_without_enough_text_is_refused(
     reason: str,
     source: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    refusal: Callable[..., str],
 ) -> None:
     file = tmp_path / "calibration.txt"
     if content:
         file.write_text(content)
     arguments = (source, tmp_path / "dest", "--group-size", 32, "--calibration", file)
-    assert reason in refusal(monkeypatch, capsys, *arguments)
+    assert reason in refusal(*arguments)
     assert not (tmp_path / "dest").exists()
 
 

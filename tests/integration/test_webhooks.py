@@ -1,0 +1,291 @@
+"""Webhooks from the outbox to a real receiver: written with the result, signed, tried again."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from uuid import UUID
+
+import pytest
+from flask.testing import FlaskClient
+from redis import Redis
+from sqlalchemy import select, text, update
+from standardwebhooks import Webhook
+
+from app.db import Database
+from app.webhooks import outbox
+from app.webhooks.tables import Delivery
+from tests.conftest import Customer
+from tests.integration.conftest import Submit
+from workers.deliver import deliver
+from workers.process import Process
+from workers.sweep import expire_late, send_due_webhooks
+
+Work = Callable[[], None]
+Deliver = Callable[[], Delivery]
+
+
+class Receiver(ThreadingHTTPServer):
+    """Answers with the next of ``answers``, or 200 when there is none left."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}/hook?a=b"
+        self.answers: list[tuple[int, dict[str, str]]] = []
+        self.received: list[tuple[str, dict[str, str], bytes]] = []
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Receiver
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.server.received.append((self.path, headers, body))
+        status, more = self.server.answers.pop(0) if self.server.answers else (200, {})
+        self.send_response(status)
+        for name, value in more.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A customer's server."""
+    with Receiver() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def _delivery(database: Database) -> Delivery:
+    with database.transaction() as session:
+        return session.scalars(select(Delivery)).one()
+
+
+@pytest.fixture
+def attempt(process: Process, database: Database) -> Deliver:
+    """Make the delivery due, let a worker try it, and read what was written."""
+
+    def run() -> Delivery:
+        with database.transaction() as session:
+            session.execute(update(Delivery).values(next_attempt_at=text("now()")))
+        deliver(process, _delivery(database).id)
+        return _delivery(database)
+
+    return run
+
+
+@pytest.fixture
+def pending(submit: Submit, work: Work, receiver: Receiver) -> Receiver:
+    """A receiver for which one event waits."""
+    submit(webhook_url=receiver.url)
+    work()
+    return receiver
+
+
+def _wait(database: Database) -> float:
+    """Seconds from the last attempt, whose transaction has just ended, to the next."""
+    query = "SELECT extract(epoch FROM next_attempt_at - now()) FROM webhook_deliveries"
+    with database.transaction() as session:
+        return float(session.scalar(text(query)) or 0)
+
+
+def test_the_event_is_written_with_the_result(
+    submit: Submit, work: Work, client: FlaskClient, receiver: Receiver, database: Database
+) -> None:
+    job = submit(webhook_url=receiver.url, metadata={"order": "12"}).get_json()
+    with database.transaction() as session:
+        assert session.scalars(select(Delivery)).all() == []
+    work()
+    delivery = _delivery(database)
+    assert (delivery.type, delivery.state) == ("job.succeeded", "pending")
+    assert (delivery.url, delivery.attempts) == (receiver.url, 0)
+    event = json.loads(delivery.body)
+    assert event.keys() == {"type", "timestamp", "data"}
+    assert event["type"] == "job.succeeded"
+    assert event["timestamp"] == event["data"]["finished"]
+    assert event["data"] == client.get(f"/api/v1/jobs/{job['id']}").get_json()
+    assert receiver.received == []
+
+
+def test_a_job_without_an_address_writes_no_event(
+    submit: Submit, work: Work, database: Database
+) -> None:
+    submit()
+    work()
+    with database.transaction() as session:
+        assert session.scalars(select(Delivery)).all() == []
+
+
+def test_the_reference_package_verifies_what_a_receiver_gets(
+    submit: Submit, work: Work, attempt: Deliver, receiver: Receiver, customer: Customer
+) -> None:
+    job = submit(webhook_url=receiver.url, prompt="\N{SNOWMAN}").get_json()
+    work()
+    delivery = attempt()
+    assert (delivery.state, delivery.last_status, delivery.attempts) == ("delivered", 200, 1)
+    ((path, headers, body),) = receiver.received
+    event = Webhook(customer.secret).verify(body, headers)
+    assert event["data"]["id"] == job["id"]
+    assert path == "/hook?a=b"
+    assert headers["host"] == receiver.url.split("/")[2]
+    assert headers["content-type"] == "application/json"
+    assert headers["webhook-id"] == f"msg_{delivery.id.hex}"
+
+
+def _cancelled(client: FlaskClient, job_id: str, _process: Process) -> None:
+    client.post(f"/api/v1/jobs/{job_id}/cancel")
+
+
+def _expired(_client: FlaskClient, _job_id: str, process: Process) -> None:
+    with process.database.transaction() as session:
+        session.execute(text("UPDATE jobs SET deadline_at = now()"))
+    expire_late(process)
+
+
+@pytest.mark.parametrize(("status", "end"), [("cancelled", _cancelled), ("expired", _expired)])
+def test_a_job_that_ends_before_it_starts_sends_its_event(
+    client: FlaskClient,
+    submit: Submit,
+    process: Process,
+    attempt: Deliver,
+    receiver: Receiver,
+    status: str,
+    end: Callable[..., None],
+) -> None:
+    job = submit(webhook_url=receiver.url).get_json()
+    end(client, job["id"], process)
+    assert attempt().type == f"job.{status}"
+    event = json.loads(receiver.received[0][2])
+    assert (event["type"], event["data"]["status"]) == (f"job.{status}", status)
+    assert event["data"]["charge"]["state"] == "released"
+
+
+def test_a_job_that_fails_sends_its_event(
+    submit: Submit,
+    work: Work,
+    process: Process,
+    attempt: Deliver,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def crash(_: Any) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(process.servings["generate.fake"], "run", crash)
+    submit(webhook_url=receiver.url)
+    work()
+    assert attempt().type == "job.failed"
+    data = json.loads(receiver.received[0][2])["data"]
+    assert (data["status"], data["error"]["code"]) == ("failed", "internal_error")
+
+
+def test_a_receiver_that_fails_is_tried_again_on_schedule_with_the_same_id(
+    attempt: Deliver, pending: Receiver, customer: Customer, database: Database
+) -> None:
+    pending.answers = [(500, {}), (404, {}), (302, {"Location": pending.url}), (204, {})]
+    for number, (status, wait) in enumerate([(500, 5), (404, 300), (302, 1800)], start=1):
+        delivery = attempt()
+        assert (delivery.state, delivery.last_status) == ("pending", status)
+        assert (delivery.attempts, delivery.ended_at) == (number, None)
+        assert wait - 5 < _wait(database) <= wait
+    last = attempt()
+    assert (last.state, last.attempts, last.last_status) == ("delivered", 4, 204)
+    assert len(pending.received) == 4
+    assert len({headers["webhook-id"] for _, headers, _ in pending.received}) == 1
+    for _, headers, body in pending.received:
+        Webhook(customer.secret).verify(body, headers)
+
+
+def test_after_the_last_attempt_of_the_schedule_it_is_given_up(
+    attempt: Deliver, pending: Receiver
+) -> None:
+    pending.answers = [(503, {})] * 20
+    states = [attempt().state for _ in range(10)]
+    assert states == ["pending"] * 9 + ["abandoned"]
+    assert attempt().attempts == 10
+    assert len(pending.received) == 10
+
+
+def test_a_receiver_that_is_gone_is_not_tried_again(attempt: Deliver, pending: Receiver) -> None:
+    pending.answers = [(410, {})]
+    delivery = attempt()
+    assert (delivery.state, delivery.last_status) == ("abandoned", 410)
+    assert delivery.ended_at is not None
+    attempt()
+    assert len(pending.received) == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "wait"),
+    [("120", 120), ("0", 5), ("999999999", 86_400), ("9" * 5000, 5), ("soon", 5), ("-1", 5)],
+)
+def test_what_a_receiver_asks_for_with_retry_after_is_honoured_within_reason(
+    attempt: Deliver, pending: Receiver, database: Database, said: str, wait: int
+) -> None:
+    pending.answers = [(429, {"Retry-After": said})]
+    assert attempt().state == "pending"
+    assert wait - 5 < _wait(database) <= wait
+
+
+def test_an_event_that_is_not_due_is_not_sent(
+    pending: Receiver, attempt: Deliver, process: Process, database: Database
+) -> None:
+    pending.answers = [(500, {})]
+    delivery = attempt()
+    deliver(process, delivery.id)
+    assert len(pending.received) == 1
+    assert _delivery(database).attempts == 1
+
+
+def test_an_unknown_event_in_a_message_is_dropped_quietly(process: Process) -> None:
+    deliver(process, UUID(int=0))
+
+
+@pytest.mark.timeout(60)
+def test_many_deliverers_at_once_send_an_event_once(
+    pending: Receiver, process: Process, database: Database
+) -> None:
+    delivery_id = _delivery(database).id
+    threads = [threading.Thread(target=deliver, args=(process, delivery_id)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(pending.received) == 1
+    assert _delivery(database).attempts == 1
+
+
+def test_a_deliverer_that_died_is_replaced_and_cannot_write_any_more(
+    pending: Receiver, attempt: Deliver, database: Database
+) -> None:
+    delivery_id = _delivery(database).id
+    with database.transaction() as session:
+        lost = outbox.claim(session, delivery_id, 30)
+    assert lost is not None
+    assert 25 < _wait(database) <= 30
+    assert attempt().state == "delivered"
+    with database.transaction() as session:
+        assert outbox.mark(session, lost, outbox.Answer(status=500)) is None
+    assert _delivery(database).state == "delivered"
+
+
+def test_the_sweep_sends_what_is_due_and_nothing_else(
+    pending: Receiver, attempt: Deliver, process: Process, database: Database
+) -> None:
+    with Redis.from_url(process.settings.redis_url) as redis:
+        redis.delete("webhooks")
+        send_due_webhooks(process)
+        assert redis.llen("webhooks") == 1
+        redis.delete("webhooks")
+        pending.answers = [(500, {})]
+        attempt()
+        send_due_webhooks(process)
+        assert redis.llen("webhooks") == 0
