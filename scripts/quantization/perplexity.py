@@ -8,7 +8,7 @@ import torch
 
 
 def perplexity(
-    model: Any, tokenizer: Any, passages: Sequence[str], advance: Callable[[], None]
+    model: Any, tokenizer: Any, *, passages: Sequence[str], advance: Callable[[], None]
 ) -> float:
     """The exponential of the mean negative log-likelihood of a token given those before it.
 

@@ -67,7 +67,7 @@ def _measure(dest: Path, step: Step) -> Figures:
 def _perplexity(loaded: source.Source, step: Step, when: str) -> float:
     texts = passages.held_out()
     advance = step(f"perplexity {when}", len(texts))
-    return perplexity(loaded.model, loaded.tokenizer, texts, advance)
+    return perplexity(loaded.model, loaded.tokenizer, passages=texts, advance=advance)
 
 
 def _report(before: Figures, after: Figures, seconds: float) -> None:

@@ -24,6 +24,8 @@ class Client:
         self._url = f"{url}/api/v1"
         self._session = requests.Session()
         self._session.trust_env = False
+        # A connection kept open would keep the API from stopping at once.
+        self._session.headers["Connection"] = "close"
         if key:
             self._session.headers["Authorization"] = f"Bearer {key}"
 
@@ -31,14 +33,14 @@ class Client:
         """Whether the API answers."""
         return answers(f"{self._url}/health")
 
-    def has_worker(self, model: str) -> bool:
-        """Whether a worker of this model is ready for jobs."""
+    def has_worker(self, model: str, state: str) -> bool:
+        """Whether a worker of this model is in this state: loading, ready or failed."""
         try:
             status = self._session.get(f"{self._url}/status", timeout=5).json()
         except requests.RequestException:
             return False
         workers = status.get("models", {}).get(model, {}).get("workers", {})
-        return bool(workers.get("ready", 0) > 0)
+        return bool(workers.get(state, 0) > 0)
 
     def chat(self, request: Json) -> requests.Response:
         """Submit a chat job."""

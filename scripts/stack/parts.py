@@ -4,11 +4,12 @@ import os
 import platform
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from celery import Celery
 
+from app.config import Settings
 from scripts.stack import models, ports
 from scripts.stack.choices import Choices
 from scripts.stack.client import Client, answers
@@ -17,8 +18,7 @@ from scripts.stack.state import ROOT, State
 from scripts.stack.supervisor import Part
 
 FLOWER_USER = "gptqueue"
-# A large model takes its time to load.
-MODEL_SECONDS = 1800
+READY_SECONDS = 90
 # What runs when we stop has this long to end; what does not is done again by the next start.
 GRACE_SECONDS = 15
 
@@ -40,6 +40,7 @@ class Stack:
             "DATABASE_URL": self.database_url,
             "REDIS_URL": self.redis_url,
             "GPTQUEUE_PUBLIC_URL": os.environ.get("GPTQUEUE_PUBLIC_URL", self.choices.url),
+            "GPTQUEUE_CATALOG_FILE": str(Settings().catalog_file.absolute()),
             "GPTQUEUE_MODELS_DIR": str(models.folder_of(self.state)),
             "GPTQUEUE_WEBHOOK_ALLOWED_NETWORKS": f"127.0.0.0/8,{networks}",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
@@ -63,7 +64,10 @@ class Stack:
         """The worker of one model; it is ready when the model is loaded."""
         name, client = f"worker-{model}", Client(self.choices.url)
         command = self._worker(name, f"generate.{model}", threads=16)
-        return _part(name, command, lambda: client.has_worker(model), MODEL_SECONDS)
+        return replace(
+            _part(name, command, lambda: client.has_worker(model, "ready")),
+            busy=lambda: client.has_worker(model, "loading"),
+        )
 
     def delivery(self) -> Part:
         """The worker that sends webhooks and sweeps."""
@@ -105,11 +109,11 @@ class Stack:
         return Command(argv, {**self.environment(), **environment})
 
 
-def _part(name: str, command: Command, ready: Callable[[], bool], seconds: float = 90) -> Part:
+def _part(name: str, command: Command, ready: Callable[[], bool]) -> Part:
     return Part(
         name=name,
         command=lambda: command,
         ready=ready,
-        ready_seconds=seconds,
+        ready_seconds=READY_SECONDS,
         grace_seconds=GRACE_SECONDS,
     )

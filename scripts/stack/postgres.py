@@ -133,8 +133,10 @@ def initialise(data: Path, *, binaries: Path, password: Path) -> None:
         "--no-sync",
     ]
     check(binaries / "initdb", "-D", fresh, *initdb)
-    single = [binaries / "postgres", "--single", "-D", fresh, "-c", "exit_on_error=on", "postgres"]
-    check(*single, stdin=f"CREATE DATABASE {NAME}\n")
+    single = ["-c", "exit_on_error=on", "postgres"]
+    check(
+        binaries / "postgres", "--single", "-D", fresh, *single, stdin=f"CREATE DATABASE {NAME}\n"
+    )
     os.chown(password, os.geteuid(), os.getegid())
     fresh.rename(data)
 

@@ -31,7 +31,8 @@ def start(command: Command, output: int | IO[bytes], cwd: Path) -> subprocess.Po
     Call this from the main thread: Linux ties a child to the thread that made it.
     """
     user = "" if command.user is None else str(command.user)
-    tether = [sys.executable, "-I", "-S", TETHER, str(os.getpid()), str(int(command.stop_signal))]
+    signal_number = str(int(command.stop_signal))
+    tether = [sys.executable, "-I", "-S", str(TETHER), str(os.getpid()), signal_number]
     return subprocess.Popen(
         [*tether, user, *command.argv],
         env={**os.environ, **command.environment},

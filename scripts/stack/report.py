@@ -86,7 +86,7 @@ def charge(job: Json) -> str:
     return f"({terms}) / 1,000,000, rounded up = {sum_} ({dollars}; {money['held_micros']} held)"
 
 
-def show_next(screen: Screen, stack: Stack, receiver: Receiver, model: str) -> None:
+def show_next(screen: Screen, stack: Stack, receiver: Receiver, *, model: str) -> None:
     """What the user can do now."""
     screen.say("Go on in another shell:\n", style="bold")
     for line in (

@@ -15,6 +15,7 @@ ENTRIES = (
     "environment.lock",
     "flower",
     "log",
+    "logs",
     "models",
     "postgres",
     "receiver.port",

@@ -18,11 +18,15 @@ POLL_SECONDS = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One program of the stack. ``command`` is asked anew before every start."""
+    """One program of the stack. ``command`` is asked anew before every start.
+
+    It has ``ready_seconds`` to get ready, counted from the last moment that it was ``busy``.
+    """
 
     name: str
     command: Callable[[], Command]
     ready: Callable[[], bool]
+    busy: Callable[[], bool] = lambda: False
     ready_seconds: float = 60
     grace_seconds: float = 15
 
@@ -129,6 +133,8 @@ class Supervisor:
         deadline = member.started + member.part.ready_seconds
         while not member.part.ready():
             self._check_all_live()
+            if member.part.busy():
+                deadline = time.monotonic() + member.part.ready_seconds
             if time.monotonic() > deadline:
                 raise Problem(self._obituary(member, "did not get ready in time"))
             time.sleep(POLL_SECONDS)

@@ -28,7 +28,7 @@ def user() -> int | None:
 
 def run(argv: Sequence[str | Path], stdin: str = "") -> subprocess.CompletedProcess[str]:
     """Run something as that user, to its end."""
-    identity = {} if user() is None else {"user": user(), "group": user(), "extra_groups": []}
+    owner = user()
     return subprocess.run(
         argv,
         input=stdin,
@@ -37,7 +37,9 @@ def run(argv: Sequence[str | Path], stdin: str = "") -> subprocess.CompletedProc
         check=False,
         cwd="/",
         env={"LC_ALL": "C", "PATH": os.environ.get("PATH", os.defpath)},
-        **identity,
+        user=owner,
+        group=owner,
+        extra_groups=None if owner is None else [],
     )
 
 

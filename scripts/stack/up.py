@@ -21,7 +21,7 @@ from scripts.stack.parts import FLOWER_USER, Stack
 from scripts.stack.problem import Problem
 from scripts.stack.receiver import Receiver
 from scripts.stack.screen import Screen
-from scripts.stack.state import ROOT, State
+from scripts.stack.state import State
 from scripts.stack.supervisor import Backoff, Supervisor
 
 NEEDED_BYTES = 300_000_000
@@ -36,7 +36,7 @@ class Up:
         self.journal = Journal(self.state.log, screen)
         self.supervisor = Supervisor(
             run=self.state.run,
-            cwd=ROOT,
+            cwd=self.state.folder,  # some libraries write logs where they are
             journal=self.journal,
             screen=screen,
             interrupts=interrupts,
@@ -65,7 +65,7 @@ class Up:
         )
         report.show_job(self.screen, outcome, self.state.log)
         if not once:
-            report.show_next(self.screen, stack, receiver, outcome.model)
+            report.show_next(self.screen, stack, receiver, model=outcome.model)
             self.stay()
         return 1 if outcome.failures else 0
 

@@ -72,6 +72,7 @@ def test_keys_are_the_accounts_own(
     assert theirs.status_code == 202
     assert theirs.get_json()["id"] != mine["id"]
     assert "Idempotent-Replayed" not in theirs.headers
+    assert post("k").get_json()["id"] == mine["id"]
 
 
 def test_a_refused_request_does_not_use_up_its_key(post: Post) -> None:

@@ -28,7 +28,7 @@ def test_a_saved_checkpoint_loads_and_answers(
     tiny.llama().save_pretrained(tmp_path / "tiny")
     tiny.tokenizer().save_pretrained(tmp_path / "tiny")
     settings = Settings(models_dir=tmp_path, device="cpu")
-    engine = engines.load("tiny", served("tiny"), "1", settings)
+    engine = engines.load("tiny", served("tiny"), version="1", settings=settings)
     answer = engine.submit(Request(id="one", prompt="the quick", max_tokens=20)).result(timeout=30)
     engine.close()
     assert answer.prompt_tokens == 3
@@ -63,11 +63,13 @@ def test_a_model_that_cannot_load_says_why(
         (tmp_path / "broken" / name).write_text(content)
     settings = Settings(models_dir=tmp_path, device="cpu")
     with pytest.raises(ModelLoadFailed, match=reason):
-        engines.load("broken", served("broken"), "1", settings)
+        engines.load("broken", served("broken"), version="1", settings=settings)
 
 
 def test_cuda_that_is_not_there_is_told(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
     with pytest.raises(ModelLoadFailed, match="no CUDA device"):
-        engines.load("any", served("any"), "1", Settings(models_dir=tmp_path, device="cuda"))
+        engines.load(
+            "any", served("any"), version="1", settings=Settings(models_dir=tmp_path, device="cuda")
+        )

@@ -157,6 +157,7 @@ def test_a_model_is_quantized_loads_and_answers(
     assert "perplexity" in result.stdout
     made = tmp_path / "made" / "dest"
     assert [each.name for each in made.parent.iterdir()] == ["dest"]
+    assert {each.name for each in tmp_path.iterdir()} == {"made", calibration.name}
     config = json.loads((made / "config.json").read_text())["quantization_config"]
     assert (config["bits"], config["group_size"]) == (4, 32)
     assert (config["sym"], config["desc_act"]) == (True, False)

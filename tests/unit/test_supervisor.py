@@ -2,6 +2,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -92,6 +93,12 @@ def test_another_part_that_dies_meanwhile_is_noticed_too(rig: Rig) -> None:
 def test_a_part_that_never_gets_ready_is_a_problem(rig: Rig) -> None:
     with pytest.raises(Problem, match="did not get ready in time"):
         rig.supervisor.start(rig.part("slow", "import time; time.sleep(600)", ready_seconds=0.1))
+
+
+def test_a_part_that_is_busy_may_take_longer(rig: Rig) -> None:
+    slow = rig.part("slow", "import time; time.sleep(0.5); " + SERVER, ready_seconds=0.1)
+    rig.supervisor.start(replace(slow, busy=lambda: True))
+    assert rig.process("slow")
 
 
 def test_a_part_that_dies_later_is_restarted_and_the_log_says_so(rig: Rig) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer
@@ -164,6 +164,7 @@ _SHARED = _tokenizer()
 
 
 @given(st.text())
+@example("\U0001f600" * 200)
 def test_without_the_models_files_a_prompt_is_counted_too_high_not_too_low(prompt: str) -> None:
     _SHARED.no_truncation()
     _SHARED.no_padding()

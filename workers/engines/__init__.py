@@ -7,7 +7,7 @@ from workers.engines.base import Engine
 from workers.engines.fake import FakeBehaviour, FakeEngine
 
 
-def load(name: str, model: Model, version: str, settings: Settings) -> Engine:
+def load(name: str, model: Model, *, version: str, settings: Settings) -> Engine:
     """The engine that runs ``version`` of the model ``name``, ready for requests.
 
     Raises ModelLoadFailed with a sentence for the operator; the log has the library's own words.

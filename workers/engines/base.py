@@ -95,8 +95,8 @@ class Engine(Protocol):
         """Queue a request; returns at once.
 
         The future ends with a Generation (also when cancelled or past its deadline), or raises
-        ContextLengthExceeded, EngineFailed or EngineClosed (app.errors). One request's failure
-        fails no other.
+        ContextLengthExceeded, InvalidRequest (the chat template refuses it), EngineFailed or
+        EngineClosed (all in app.errors). One request's failure fails no other.
         """
 
     def cancel(self, request_id: str) -> None:

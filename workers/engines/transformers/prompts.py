@@ -5,7 +5,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from app.errors import ContextLengthExceeded, EngineFailed
+from app.errors import ContextLengthExceeded, EngineFailed, InvalidRequest
 from workers.engines.base import Request
 
 
@@ -22,8 +22,8 @@ class Prompts:
     def encode(self, request: Request) -> tuple[list[int], int]:
         """The prompt's ids, at least one, and the most tokens to generate.
 
-        Raises ContextLengthExceeded when not one token fits behind the prompt, EngineFailed when
-        the tokenizer or the chat template cannot take it.
+        Raises ContextLengthExceeded when not one token fits behind the prompt, InvalidRequest when
+        the chat template refuses it, EngineFailed when the tokenizer cannot take it.
         """
         ids = self._ids(request)
         room = self._context_length - len(ids)
@@ -42,7 +42,7 @@ class Prompts:
                 ids = self._verbatim(request) if request.messages is None else self._chat(request)
         except TemplateError as error:
             message = f"The model's chat template refuses these messages: {error}"
-            raise EngineFailed(message) from error
+            raise InvalidRequest(message) from error
         except (TypeError, ValueError) as error:
             raise EngineFailed("The model's tokenizer cannot read this prompt.") from error
         if not ids:
@@ -55,7 +55,7 @@ class Prompts:
 
     def _chat(self, request: Request) -> list[int]:
         if not self._tokenizer.chat_template:
-            raise EngineFailed("This model has no chat template: send a prompt to be completed.")
+            raise InvalidRequest("This model has no chat template: use /api/v1/complete.")
         messages = [{"role": one.role, "content": one.content} for one in request.messages or ()]
         ids: list[int] = self._tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, return_dict=False
