@@ -112,7 +112,7 @@ class IdempotencyKeyReused(GPTQueueError):
 
 
 class DatabaseUnavailable(GPTQueueError):
-    """The database cannot be reached; nothing was changed. Try again."""
+    """The database cannot be reached. Try again, with the same Idempotency-Key."""
 
     code, status, retry_after_seconds = "database_unavailable", 503, 5
 

@@ -6,6 +6,7 @@ stand in each line until it ends. Prompts, outputs and keys are never logged.
 
 import logging
 import sys
+import traceback
 
 import structlog
 
@@ -53,3 +54,11 @@ def configure(settings: Settings) -> None:
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level)
     logging.captureWarnings(True)
+
+
+def frames(error: BaseException) -> list[str]:
+    """Where an error came from, innermost last, for errors whose own words must not be logged."""
+    return [
+        f"{frame.filename}:{frame.lineno} {frame.name}"
+        for frame in traceback.extract_tb(error.__traceback__)
+    ]

@@ -118,6 +118,10 @@ class Broker:
                 if message is not None:
                     yield message["data"].decode()
 
+    def depth(self, queue: str) -> int:
+        """Messages in a queue; raises RedisError."""
+        return self._redis.llen(queue)
+
     def depths(self, models: Iterable[str]) -> dict[str, int]:
         """Messages in each model's queue; raises RedisError."""
         names = list(models)

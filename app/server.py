@@ -29,7 +29,7 @@ class JSONLines(logging.Formatter):
 worker_class = "gevent"
 workers = 2
 worker_connections = 1000
-keepalive = 30
+keepalive = 5  # a connection that idles delays the end of the process that long
 graceful_timeout = 30
 timeout = 90  # a request with "Prefer: wait=60" is not a hanging one
 accesslog = None  # the API logs its own requests, with their ids

@@ -15,6 +15,7 @@ from app.errors import DatabaseUnavailable, EngineClosed, GPTQueueError, LeaseLo
 from app.jobs import finish
 from app.jobs.claim import Claimed
 from app.jobs.ending import Ended
+from app.logs import frames
 from workers.engines.base import Generation
 from workers.process import Process
 from workers.serving import Serving
@@ -51,8 +52,9 @@ def _run(process: Process, serving: Serving, claimed: Claimed) -> Ended | None:
         return None  # not the job's fault: its lease runs out, and another worker takes it over
     except GPTQueueError as error:
         return _write(process, _failing(process, claimed, error))
-    except Exception:
-        log.exception("job_crashed")
+    except Exception as error:
+        # Without its words: a library's message can quote the prompt.
+        log.error("job_crashed", error=type(error).__name__, frames=frames(error))
         return _write(process, _failing(process, claimed, GPTQueueError()))
 
 

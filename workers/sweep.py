@@ -7,6 +7,7 @@ from app.jobs.ending import Ended
 from app.jobs.expire import expire_queued
 from app.jobs.requeue import queued_by_model, take_missing
 from app.jobs.rescue import rescue
+from app.queues import WEBHOOKS
 from app.webhooks import outbox
 from workers.process import Process
 
@@ -55,9 +56,14 @@ def send_missing_messages(process: Process) -> None:
 
 
 def send_due_webhooks(process: Process) -> None:
-    """Webhooks whose next attempt is due."""
+    """Webhooks whose next attempt is due; no more than the queue has room for, since deliveries
+    that are still in it are due as well.
+    """
+    room = _WEBHOOKS_AT_ONCE - process.broker.depth(WEBHOOKS)
+    if room <= 0:
+        return
     with process.database.transaction() as session:
-        due = outbox.due(session, _WEBHOOKS_AT_ONCE)
+        due = outbox.due(session, room)
     process.broker.enqueue_deliveries(due)
 
 

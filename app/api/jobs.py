@@ -17,10 +17,11 @@ from app.api.services import services
 from app.billing.tables import Charge
 from app.jobs import queries
 from app.jobs.cancel import cancel as cancel_job
-from app.jobs.document import JobDocument
+from app.jobs.document import JobDocument, render
 from app.jobs.ending import Ended
 from app.jobs.states import TERMINAL
 from app.jobs.submit import Idempotency, submit
+from app.jobs.tables import Job
 
 log = structlog.get_logger(__name__)
 
@@ -164,12 +165,11 @@ def _submit(principal: Principal, kind: str, body: JobBody) -> Response:
     with services().database.transaction() as session:
         submitted = submit(session, prepared)
     structlog.contextvars.bind_contextvars(job_id=str(submitted.job_id))
-    if submitted.charge is None:
+    if submitted.new is None:
         return _accepted(_read_when_ended(principal, submitted.job_id), replayed=True)
-    document = _read_new(submitted.charge)
     log.info("job_submitted", model=prepared.model, kind=kind)
     services().broker.enqueue_jobs(prepared.model, [submitted.job_id])
-    return _accepted(_when_ended(principal, document), replayed=False)
+    return _accepted(_document_of_new(principal, *submitted.new), replayed=False)
 
 
 def _accepted(document: JobDocument, *, replayed: bool) -> Response:
@@ -202,15 +202,18 @@ def _read(principal: Principal, job_id: UUID) -> JobDocument:
         )
 
 
-def _read_new(charge: Charge) -> JobDocument:
+def _document_of_new(principal: Principal, job: Job, charge: Charge) -> JobDocument:
+    """The job as the client sees it first. It is stored, so whatever happens to the database from
+    here on, the answer is that it was accepted.
+    """
     settings = services().settings
-    with services().database.transaction() as session:
-        return queries.read_new(
-            session,
-            charge,
-            base_url=settings.public_url,
-            fresh_seconds=settings.lease_seconds,
-        )
+    document = render(job, charge, base_url=settings.public_url, attempts=[])
+    try:
+        with services().database.transaction() as session:
+            waiting = queries.why_waiting(session, job, settings.lease_seconds)
+        return _when_ended(principal, document.model_copy(update={"waiting": waiting}))
+    except errors.DatabaseUnavailable:
+        return document
 
 
 def _read_when_ended(principal: Principal, job_id: UUID) -> JobDocument:

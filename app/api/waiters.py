@@ -67,12 +67,16 @@ class Waiters:
         threading.Thread(target=self._run, name="waiters", daemon=True).start()
 
     def _run(self) -> None:
+        complained = False
         while not self._closed:
             try:
                 for job_id in self._broker.ended_jobs(until=lambda: self._closed):
+                    complained = False
                     self._wake(job_id)
             except (RedisError, OSError) as error:
-                log.warning("waiters_disconnected", error=str(error))
+                if not complained:
+                    log.warning("waiters_disconnected", error=str(error))
+                complained = True
                 time.sleep(_RECONNECT_SECONDS)
 
     def _wake(self, job_id: str) -> None:

@@ -36,14 +36,14 @@ def counts(session: Session) -> Counts:
         jobs[model, status] = number
         tokens[model, "prompt"] = tokens.get((model, "prompt"), 0) + int(prompt or 0)
         tokens[model, "completion"] = tokens.get((model, "completion"), 0) + int(completion or 0)
-    deliveries = (
-        session.execute(select(Delivery.state, func.count()).group_by(Delivery.state))
-        .tuples()
-        .all()
-    )
+    deliveries: dict[str, int] = {}
+    for state, number in session.execute(
+        select(Delivery.state, func.count()).group_by(Delivery.state)
+    ):
+        deliveries[state] = number
     charged = session.scalar(
         select(func.coalesce(func.sum(Transfer.amount_micros), 0)).where(
             Transfer.kind == Kind.CHARGE
         )
     )
-    return Counts(jobs, tokens, dict(deliveries), int(charged or 0))
+    return Counts(jobs, tokens, deliveries, int(charged or 0))

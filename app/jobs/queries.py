@@ -39,13 +39,9 @@ def read(
     return _documents(session, [job], base_url=base_url, fresh_seconds=fresh_seconds)[0]
 
 
-def read_new(
-    session: Session, charge: Charge, *, base_url: str, fresh_seconds: float
-) -> JobDocument:
-    """A job that was stored a moment ago: without looking for what it cannot have yet."""
-    job = session.get_one(Job, charge.job_id)
-    waiting = _waiting(session, [job], fresh_seconds).get(job.id)
-    return render(job, charge, base_url=base_url, attempts=[], waiting=waiting)
+def why_waiting(session: Session, job: Job, fresh_seconds: float) -> WaitingDocument | None:
+    """What a queued job waits for, None when it does not wait."""
+    return _waiting(session, [job], fresh_seconds).get(job.id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

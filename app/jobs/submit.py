@@ -52,10 +52,12 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """The job; with its charge when this call made it, without when an equal earlier call did."""
+    """The job's id; with the job and its charge when this call made them, without when an equal
+    earlier call did.
+    """
 
     job_id: UUID
-    charge: Charge | None = None
+    new: tuple[Job, Charge] | None = None
 
 
 def submit(session: Session, draft: Draft) -> Submitted:
@@ -68,8 +70,7 @@ def submit(session: Session, draft: Draft) -> Submitted:
         earlier = _reserve_key(session, draft.account_id, draft.idempotency, job_id)
         if earlier is not None:
             return Submitted(earlier)
-    session.add(_job(draft, job_id))
-    session.flush()
+    job = _insert_job(session, draft, job_id)
     session.add(
         Prompt(
             job_id=job_id,
@@ -85,24 +86,28 @@ def submit(session: Session, draft: Draft) -> Submitted:
         price=draft.price,
         at_most=draft.at_most,
     )
-    return Submitted(job_id, charge)
+    return Submitted(job_id, (job, charge))
 
 
-def _job(draft: Draft, job_id: UUID) -> Job:
-    return Job(
-        id=job_id,
-        account_id=draft.account_id,
-        kind=draft.kind,
-        model=draft.model,
-        version=draft.version,
-        status=Status.QUEUED,
-        priority=draft.priority,
-        parameters=draft.parameters,
-        labels=draft.metadata,
-        webhook_url=draft.webhook_url,
-        request_id=draft.request_id,
-        deadline_at=func.now() + timedelta(seconds=draft.deadline_seconds),
-    )
+def _insert_job(session: Session, draft: Draft, job_id: UUID) -> Job:
+    return session.scalars(
+        insert(Job)
+        .values(
+            id=job_id,
+            account_id=draft.account_id,
+            kind=draft.kind,
+            model=draft.model,
+            version=draft.version,
+            status=Status.QUEUED,
+            priority=draft.priority,
+            parameters=draft.parameters,
+            labels=draft.metadata,
+            webhook_url=draft.webhook_url,
+            request_id=draft.request_id,
+            deadline_at=func.now() + timedelta(seconds=draft.deadline_seconds),
+        )
+        .returning(Job)  # the client is shown what was stored, times and all
+    ).one()
 
 
 def _reserve_key(

@@ -193,3 +193,18 @@ def test_a_job_that_takes_the_last_of_the_credit_is_accepted(
     assert first.status_code == 202
     second = client.post("/api/v1/generate", json=body, headers=exact.headers)
     problem(second, 402, "insufficient_credit")
+
+
+@pytest.mark.parametrize("statement", ["SELECT workers.name", "SELECT count(*)", "SELECT jobs.id"])
+def test_once_a_job_is_stored_the_database_may_go_away_and_the_answer_is_yes(
+    client: FlaskClient, cut: Callable[[str], None], settings: Settings, statement: str
+) -> None:
+    before = _messages(settings.redis_url)
+    cut(statement)
+    response = client.post("/api/v1/generate", json=BODY, headers={"Prefer": "wait=1"})
+    assert response.status_code == 202
+    job = response.get_json()
+    assert (job["status"], job["charge"]["state"]) == ("queued", "held")
+    assert response.headers["Location"] == job["urls"]["get"]
+    assert _messages(settings.redis_url) == before + 1
+    assert client.get(f"/api/v1/jobs/{job['id']}").get_json()["id"] == job["id"]

@@ -170,7 +170,9 @@ def test_a_model_is_quantized_loads_and_answers(
         version="1",
         versions={"1": version},
     )
-    engine = engines.load("tiny", model, "1", Settings(models_dir=tmp_path, device="cpu"))
+    engine = engines.load(
+        "tiny", model, version="1", settings=Settings(models_dir=tmp_path, device="cpu")
+    )
     answer = engine.submit(Request(id="1", prompt="the quick", max_tokens=5)).result(timeout=30)
     engine.close()
     assert answer.prompt_tokens == 3

@@ -289,3 +289,14 @@ def test_the_sweep_sends_what_is_due_and_nothing_else(
         attempt()
         send_due_webhooks(process)
         assert redis.llen("webhooks") == 0
+
+
+def test_the_sweep_does_not_fill_a_queue_that_is_behind(
+    pending: Receiver, process: Process
+) -> None:
+    with Redis.from_url(process.settings.redis_url) as redis:
+        redis.delete("webhooks")
+        redis.rpush("webhooks", *["message"] * 500)
+        send_due_webhooks(process)
+        assert redis.llen("webhooks") == 500
+        redis.delete("webhooks")
