@@ -102,7 +102,9 @@ class Stack:
         )  # fmt: skip
 
     def _celery(self, *arguments: str | int | Path, **environment: str) -> Command:
-        return self._python("celery", "-A", "workers.entrypoint", "--quiet", *arguments, **environment)
+        return self._python(
+            "celery", "-A", "workers.entrypoint", "--quiet", *arguments, **environment
+        )
 
     def _python(self, module: str, *arguments: str | int | Path, **environment: str) -> Command:
         argv = [sys.executable, "-m", module, *map(str, arguments)]
