@@ -65,7 +65,7 @@ class Catalog(BaseModel):
         enabled = self.enabled()
         if name not in enabled:
             raise UnknownModel(
-                f"The model {name!r} is not served here.", known_models=sorted(enabled)
+                f"The model {name[:100]!r} is not served here.", known_models=sorted(enabled)
             )
         return enabled[name]
 

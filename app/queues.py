@@ -5,17 +5,19 @@ there is to do, so a broker that is down, emptied or doubled costs time, never a
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from uuid import UUID
 
 import structlog
 from celery import Celery
-from kombu.exceptions import OperationalError as BrokerError
 from kombu.transport.redis import Channel
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
 
 from app.config import Settings
+from app.messages import encode
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +54,6 @@ def make_celery(settings: Settings) -> Celery:
         task_default_queue=MAINTENANCE,
         worker_prefetch_multiplier=1,
         worker_send_task_events=True,
-        task_send_sent_event=True,
         worker_hijack_root_logger=False,
         worker_soft_shutdown_timeout=30.0,
         broker_connection_retry_on_startup=True,
@@ -83,31 +84,33 @@ def make_celery(settings: Settings) -> Celery:
 class Broker:
     """What the project asks of the broker. Every failure is logged and survived."""
 
-    def __init__(self, settings: Settings, celery: Celery) -> None:
-        self._celery = celery
+    def __init__(self, settings: Settings) -> None:
         self._silent_until = 0.0
         self._redis = Redis.from_url(
             settings.redis_url,
             socket_timeout=settings.broker_timeout_seconds,
             socket_connect_timeout=settings.broker_timeout_seconds,
+            # Once more, at once: a pooled connection may be older than the broker's last restart.
+            retry=Retry(NoBackoff(), 1),
         )
 
-    def enqueue_jobs(self, model: str, job_ids: Iterable[UUID]) -> None:
-        """Tell a model's workers that these jobs wait."""
-        for job_id in job_ids:
-            self._send(GENERATE_TASK, job_id, generate_queue(model))
+    def enqueue_jobs(self, jobs: Sequence[tuple[str, UUID]]) -> None:
+        """Tell the workers of each model that its jobs wait."""
+        self._push([(GENERATE_TASK, job_id, generate_queue(model)) for model, job_id in jobs])
 
-    def enqueue_deliveries(self, delivery_ids: Iterable[UUID]) -> None:
+    def enqueue_deliveries(self, delivery_ids: Sequence[UUID]) -> None:
         """Tell the delivery workers that these webhooks are due."""
-        for delivery_id in delivery_ids:
-            self._send(DELIVER_TASK, delivery_id, WEBHOOKS)
+        self._push([(DELIVER_TASK, delivery_id, WEBHOOKS) for delivery_id in delivery_ids])
 
-    def announce_end(self, job_id: UUID) -> None:
-        """Tell whoever waits for this job that it has ended."""
+    def announce_ends(self, job_ids: Iterable[UUID]) -> None:
+        """Tell whoever waits for these jobs that they have ended."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for job_id in job_ids:
+            pipeline.publish(_ENDED_CHANNEL, str(job_id))
         try:
-            self._redis.publish(_ENDED_CHANNEL, str(job_id))
+            pipeline.execute()
         except RedisError as error:
-            log.warning("announce_failed", job_id=str(job_id), error=str(error))
+            log.warning("announce_failed", error=str(error))
 
     def ended_jobs(self, until: Callable[[], bool]) -> Iterable[str]:
         """The ids of jobs as they end; raises RedisError when the broker goes away."""
@@ -130,13 +133,16 @@ class Broker:
             pipeline.llen(generate_queue(name))
         return dict(zip(names, pipeline.execute(), strict=True))
 
-    def _send(self, task: str, row_id: UUID, queue: str) -> None:
-        """Publish, or not: the row is committed, and the sweep sends what is missing."""
-        if time.monotonic() < self._silent_until:
+    def _push(self, messages: Sequence[tuple[str, UUID, str]]) -> None:
+        """Publish, or not: the rows are committed, and the sweep sends what is missing."""
+        if not messages or time.monotonic() < self._silent_until:
             return
+        pipeline = self._redis.pipeline(transaction=False)
+        for task, row_id, queue in messages:
+            pipeline.lpush(queue, encode(task, row_id, queue))
         try:
-            self._celery.send_task(task, args=[str(row_id)], queue=queue, retry=False)
-        except (BrokerError, RedisError, OSError) as error:
+            pipeline.execute()
+        except RedisError as error:
             # A broker that hangs must not make every request wait for its time-out.
             self._silent_until = time.monotonic() + _SILENCE_SECONDS
-            log.warning("publish_failed", queue=queue, id=str(row_id), error=str(error))
+            log.warning("publish_failed", messages=len(messages), error=str(error))

@@ -21,7 +21,6 @@ from app.accounts import admin
 from app.api import create_app
 from app.config import Settings
 from app.db import Database, psycopg2_url
-from app.queues import make_celery
 from app.webhooks.secrets import read_secret
 from scripts.stack import throwaway
 from workers.generate import generate
@@ -221,17 +220,27 @@ def api(settings: Settings) -> Iterator[Flask]:
 
 
 @pytest.fixture
-def client(api: Flask, customer: Customer) -> FlaskClient:
+def client_of(api: Flask) -> Callable[[Customer], FlaskClient]:
+    """Make an HTTP client that sends a customer's key."""
+
+    def make(customer: Customer) -> FlaskClient:
+        client = api.test_client()
+        client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {customer.key}"
+        return client
+
+    return make
+
+
+@pytest.fixture
+def client(client_of: Callable[[Customer], FlaskClient], customer: Customer) -> FlaskClient:
     """An HTTP client that sends the customer's key."""
-    client = api.test_client()
-    client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {customer.key}"
-    return client
+    return client_of(customer)
 
 
 @pytest.fixture
 def process(settings: Settings) -> Iterator[Process]:
     """A worker process that serves the fake model, without Celery around it."""
-    process = compose(settings, make_celery(settings))
+    process = compose(settings)
     process.serve(["generate.fake"], "worker-test")
     yield process
     process.stop()

@@ -1,35 +1,82 @@
-"""The task of the webhook queue: claim a due delivery, send it once, write how it went."""
+"""The task of the webhook queue: send what is due until nothing is.
 
-from uuid import UUID
+The delivery that a message names is only a hint, like a job's. A host may have only so many
+deliveries in flight, so that one that hangs does not take every thread from the others.
+"""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
 
 import structlog
 
+from app.config import Settings
+from app.db import Database
+from app.group import Group
 from app.webhooks import outbox
+from app.webhooks.outbox import Parcel, Sent
 from app.webhooks.sending import send
-from workers.process import Process
+from app.webhooks.tables import DeliveryState
 
 log = structlog.get_logger(__name__)
 
 _MARGIN_SECONDS = 15  # beyond the receiver's time, for name resolution and writing the outcome
+_SHIFT_SECONDS = 10  # then a task ends, so that a process that is to stop can
 
 
-def deliver(process: Process, delivery_id: UUID) -> None:
-    """Send one webhook, if it is due and nobody else is sending it."""
-    settings = process.settings
-    with process.database.transaction() as session:
-        parcel = outbox.claim(
-            session, delivery_id, settings.webhook_timeout_seconds + _MARGIN_SECONDS
+class Courier:
+    """Delivers; what threads ask of the database at the same time is asked together."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._settings = settings
+        self._database = database
+        self._in_flight: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._claims: Group[None, Parcel | None] = Group(self._claim)
+        self._marks: Group[Sent, DeliveryState | None] = Group(self._mark)
+
+    def deliver_due(self) -> None:
+        """Send webhooks that are due, one after the other."""
+        until = time.monotonic() + _SHIFT_SECONDS
+        while time.monotonic() < until:
+            parcel = self._claims.do(None)
+            if parcel is None:
+                return
+            self._deliver(parcel)
+
+    def _deliver(self, parcel: Parcel) -> None:
+        try:
+            answer = send(parcel, self._settings)
+        finally:
+            with self._lock:
+                self._in_flight[parcel.host] -= 1
+        state = self._marks.do((parcel, answer))
+        log.info(
+            "webhook_sent",
+            delivery_id=str(parcel.id),
+            attempt=parcel.attempt,
+            status=answer.status,
+            error=answer.error,
+            state=state,
         )
-    if parcel is None:
-        return
-    answer = send(parcel, settings)
-    with process.database.transaction() as session:
-        state = outbox.mark(session, parcel, answer)
-    log.info(
-        "webhook_sent",
-        delivery_id=str(parcel.id),
-        attempt=parcel.attempt,
-        status=answer.status,
-        error=answer.error,
-        state=state,
-    )
+
+    def _claim(self, callers: Sequence[None]) -> list[Parcel | None]:
+        with self._database.transaction() as session:
+            parcels = outbox.claim(
+                session,
+                limit=len(callers),
+                room=self._room,
+                lease_seconds=self._settings.webhook_timeout_seconds + _MARGIN_SECONDS,
+            )
+        with self._lock:
+            self._in_flight.update(parcel.host for parcel in parcels)
+        return [*parcels, *[None] * (len(callers) - len(parcels))]
+
+    def _room(self, host: str) -> int:
+        with self._lock:
+            return self._settings.webhook_concurrency_per_host - self._in_flight[host]
+
+    def _mark(self, sent: Sequence[Sent]) -> list[DeliveryState | None]:
+        with self._database.transaction() as session:
+            return outbox.mark(session, sent)

@@ -5,7 +5,6 @@ and none when it consumes only ``webhooks`` and ``maintenance``.
 """
 
 from typing import Any
-from uuid import UUID
 
 import structlog
 from celery import Task, signals
@@ -14,7 +13,7 @@ from sentry_sdk.integrations.celery import CeleryIntegration
 from app import config, errortracking, logs
 from app.errors import ModelLoadFailed
 from app.queues import DELIVER_TASK, GENERATE_TASK, SWEEP_TASK, make_celery
-from workers import deliver, generate, sweep
+from workers import generate, sweep
 from workers.process import compose
 
 log = structlog.get_logger(__name__)
@@ -23,7 +22,7 @@ settings = config.current()
 logs.configure(settings)
 app = make_celery(settings)
 errortracking.configure(settings, CeleryIntegration())
-process = compose(settings, app)
+process = compose(settings)
 
 
 @signals.setup_logging.connect
@@ -56,7 +55,7 @@ def _generate(task: Task, job_id: str) -> None:
 
 @app.task(name=DELIVER_TASK)
 def _deliver(delivery_id: str) -> None:
-    deliver.deliver(process, UUID(delivery_id))
+    process.courier.deliver_due()
 
 
 @app.task(name=SWEEP_TASK)

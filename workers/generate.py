@@ -5,16 +5,14 @@ because what is claimed is whatever queued job of the model comes first.
 """
 
 import time
-from collections.abc import Callable
 
 import structlog
-from sqlalchemy.orm import Session
 
 from app.billing.prices import Usage
 from app.errors import DatabaseUnavailable, EngineClosed, GPTQueueError, LeaseLost
 from app.jobs import finish
 from app.jobs.claim import Claimed
-from app.jobs.ending import Ended
+from app.jobs.transition import End
 from app.logs import frames
 from workers.engines.base import Generation
 from workers.process import Process
@@ -36,32 +34,28 @@ def generate(process: Process, serving: Serving) -> None:
         ),
         serving.heartbeat.keeping(claimed.lease),
     ):
-        ended = _run(process, serving, claimed)
-    if ended is not None:
-        process.tell(ended)
+        end = _run(serving, claimed)
+        if end is not None:
+            _finish(process, end)
 
 
-def _run(process: Process, serving: Serving, claimed: Claimed) -> Ended | None:
+def _run(serving: Serving, claimed: Claimed) -> End | None:
+    """How the job is to end; None when it is left to another worker."""
     log.info("job_started", attempt=claimed.lease.attempt, model=serving.identity.model)
     try:
-        return _write(process, _finishing(process, claimed, serving.run(claimed)))
-    except DatabaseUnavailable:
-        raise  # the sweep rescues the job when the database is back
+        return _succeeded(claimed, serving.run(claimed))
     except EngineClosed:
         log.warning("job_left_behind")
         return None  # not the job's fault: its lease runs out, and another worker takes it over
     except GPTQueueError as error:
-        return _write(process, _failing(process, claimed, error))
+        return _failed(claimed, error)
     except Exception as error:
         # Without its words: a library's message can quote the prompt.
         log.error("job_crashed", error=type(error).__name__, frames=frames(error))
-        return _write(process, _failing(process, claimed, GPTQueueError()))
+        return _failed(claimed, GPTQueueError())
 
 
-Write = Callable[[Session], Ended]
-
-
-def _finishing(process: Process, claimed: Claimed, generation: Generation) -> Write:
+def _succeeded(claimed: Claimed, generation: Generation) -> End:
     result = finish.Result(
         text=generation.text.replace("\x00", "\ufffd"),  # PostgreSQL cannot store NUL
         finish_reason=generation.finish_reason.value,
@@ -73,30 +67,26 @@ def _finishing(process: Process, claimed: Claimed, generation: Generation) -> Wr
         prompt_tokens=generation.prompt_tokens,
         completion_tokens=generation.completion_tokens,
     )
-    base_url = process.settings.public_url
-    return lambda session: finish.finish(session, claimed.lease, result, base_url=base_url)
+    return finish.succeeded(claimed.lease, result)
 
 
-def _failing(process: Process, claimed: Claimed, error: GPTQueueError) -> Write:
+def _failed(claimed: Claimed, error: GPTQueueError) -> End:
     log.warning("job_failed", code=error.code)
-    base_url = process.settings.public_url
-    return lambda session: finish.fail(
-        session, claimed.lease, code=error.code, message=error.message, base_url=base_url
-    )
+    return finish.failed(claimed.lease, code=error.code, message=error.message)
 
 
-def _write(process: Process, write: Write) -> Ended | None:
+def _finish(process: Process, end: End) -> None:
     """Write how the job ended. While the database is away, what was generated is kept and tried
     again, until the lease would be long lost.
     """
     give_up = time.monotonic() + 4 * process.settings.lease_seconds
     while True:
         try:
-            with process.database.transaction() as session:
-                return write(session)
+            process.finish(end)
+            return
         except LeaseLost:
             log.warning("result_discarded")
-            return None
+            return
         except DatabaseUnavailable:
             if time.monotonic() > give_up:
                 raise

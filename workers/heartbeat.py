@@ -13,7 +13,7 @@ from app.db import Database
 from app.errors import DatabaseUnavailable
 from app.fleet import presence
 from app.jobs import lease
-from app.jobs.claim import Lease
+from app.jobs.transition import Lease
 
 log = structlog.get_logger(__name__)
 
@@ -75,10 +75,14 @@ class Heartbeat:
     def _run(self) -> None:
         due = time.monotonic() + self._settings.heartbeat_seconds
         while not self._stopping.wait(self._settings.cancel_poll_seconds):
-            self._hear()
-            if time.monotonic() >= due:
-                self.beat()
-                due = time.monotonic() + self._settings.heartbeat_seconds
+            try:
+                self._hear()
+                if time.monotonic() >= due:
+                    self.beat()
+                    due = time.monotonic() + self._settings.heartbeat_seconds
+            except Exception:
+                # Whatever it is: a worker whose heart stops loses every job in hand.
+                log.exception("heartbeat_failed")
 
     def _hear(self) -> None:
         held = self._held()

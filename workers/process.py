@@ -1,29 +1,34 @@
 """What one worker process is made of; composed once, when Celery starts it."""
 
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
 
 import structlog
-from celery import Celery
 
 from app import catalog, schema
 from app.config import Settings
 from app.db import Database
-from app.errors import GPTQueueError, ModelLoadFailed
+from app.errors import GPTQueueError, LeaseLost, ModelLoadFailed
+from app.group import Group
+from app.jobs import finish
 from app.jobs.ending import Ended
+from app.jobs.transition import End
 from app.queues import GENERATE_PREFIX, Broker
+from workers.deliver import Courier
 from workers.serving import Identity, Serving
 
 log = structlog.get_logger(__name__)
 
 
-@dataclass(slots=True)
 class Process:
     """The services of this process, and the models it serves by queue name."""
 
-    settings: Settings
-    database: Database
-    broker: Broker
-    servings: dict[str, Serving] = field(default_factory=dict)
+    def __init__(self, settings: Settings, database: Database, broker: Broker) -> None:
+        self.settings = settings
+        self.database = database
+        self.broker = broker
+        self.servings: dict[str, Serving] = {}
+        self._finishes: Group[End, Ended] = Group(self._finish)
+        self.courier = Courier(settings, database)
 
     def serve(self, queues: list[str], worker: str) -> None:
         """Load the model of each generation queue among ``queues``; raises ModelLoadFailed."""
@@ -35,16 +40,29 @@ class Process:
             try:
                 model = served.served(name)
             except GPTQueueError as error:
+                log.error("model_load_failed", model=name, error=error.message)
                 raise ModelLoadFailed(error.message) from error
             identity = Identity(worker=worker, model=name, version=model.version)
             self.servings[queue] = Serving(self.settings, self.database, identity)
             self.servings[queue].start(model)
 
-    def tell(self, ended: Ended) -> None:
-        """After the commit: wake who waits for the job, and send its webhook."""
-        self.broker.announce_end(ended.job_id)
-        if ended.delivery_id is not None:
-            self.broker.enqueue_deliveries([ended.delivery_id])
+    def finish(self, end: End) -> None:
+        """Write how a job ended, and tell; raises LeaseLost or DatabaseUnavailable."""
+        self._finishes.do(end)
+
+    def _finish(self, ends: Sequence[End]) -> list[Ended | LeaseLost]:
+        with self.database.transaction() as session:
+            answers = finish.finish(session, ends, base_url=self.settings.public_url)
+        self.tell([answer for answer in answers if isinstance(answer, Ended)])
+        return answers
+
+    def tell(self, ended: Collection[Ended]) -> None:
+        """After the commit: wake who waits for these jobs, and send their webhooks."""
+        if not ended:
+            return
+        self.broker.announce_ends([each.job_id for each in ended])
+        deliveries = [each.delivery_id for each in ended]
+        self.broker.enqueue_deliveries([each for each in deliveries if each is not None])
 
     def stop(self) -> None:
         """Stop every engine."""
@@ -52,6 +70,6 @@ class Process:
             serving.stop()
 
 
-def compose(settings: Settings, celery: Celery) -> Process:
+def compose(settings: Settings) -> Process:
     """The process for these settings."""
-    return Process(settings, Database(settings, schema.metadata), Broker(settings, celery))
+    return Process(settings, Database(settings, schema.metadata), Broker(settings))

@@ -2,6 +2,7 @@
 
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -12,8 +13,10 @@ from app.db import Database
 from app.errors import EngineClosed, ModelLoadFailed
 from app.fleet import presence
 from app.fleet.tables import WorkerState
+from app.group import Group
 from app.jobs import claim
 from app.jobs.claim import Claimed
+from app.jobs.transition import Lease
 from workers import engines
 from workers.engines.base import Engine, Generation, Message, Request, Sampling
 from workers.heartbeat import Heartbeat
@@ -39,6 +42,7 @@ class Serving:
         self._database = database
         self._engine: Engine | None = None
         self._state, self._error = WorkerState.LOADING, ""
+        self._claims: Group[None, Claimed | None] = Group(self._claim)
         self.heartbeat = Heartbeat(settings, database, cancel=self._cancel, report=self._report)
 
     def start(self, model: catalog.Model) -> None:
@@ -72,14 +76,19 @@ class Serving:
 
     def claim_next(self) -> Claimed | None:
         """The next job of this model, now ours, or None."""
+        return self._claims.do(None)
+
+    def _claim(self, callers: Sequence[None]) -> list[Claimed | Exception | None]:
         with self._database.transaction() as session:
-            return claim.claim(
+            claimed = claim.claim(
                 session,
                 model=self.identity.model,
                 version=self.identity.version,
                 worker=self.identity.worker,
                 lease_seconds=self._settings.lease_seconds,
+                limit=len(callers),
             )
+        return [*claimed, *[None] * (len(callers) - len(claimed))]
 
     def run(self, claimed: Claimed) -> Generation:
         """Generate and wait for it; raises ContextLengthExceeded, EngineFailed or EngineClosed."""
@@ -93,7 +102,7 @@ class Serving:
                 signal.raise_signal(signal.SIGTERM)
             raise
 
-    def _cancel(self, lease: claim.Lease) -> None:
+    def _cancel(self, lease: Lease) -> None:
         if self._engine is not None:
             self._engine.cancel(_request_id(lease))
 
@@ -109,7 +118,7 @@ class Serving:
         )
 
 
-def _request_id(lease: claim.Lease) -> str:
+def _request_id(lease: Lease) -> str:
     return f"{lease.job_id}:{lease.attempt}"
 
 

@@ -1,6 +1,10 @@
 """What beat asks for every few seconds: put right what a crash or a lost message left behind."""
 
+import time
+from collections.abc import Callable
+
 import structlog
+from sqlalchemy.orm import Session
 
 from app import catalog
 from app.jobs.ending import Ended
@@ -27,16 +31,33 @@ def sweep(process: Process) -> None:
 def rescue_lost(process: Process) -> None:
     """Jobs whose worker went silent: queue them again, or end them."""
     settings = process.settings
-    with process.database.transaction() as session:
-        ended = rescue(session, max_attempts=settings.max_attempts, base_url=settings.public_url)
-    _tell_all(process, "jobs_given_up", ended)
+
+    def some(session: Session) -> list[Ended] | None:
+        return rescue(session, max_attempts=settings.max_attempts, base_url=settings.public_url)
+
+    _repeat(process, "jobs_given_up", some)
 
 
 def expire_late(process: Process) -> None:
     """Queued jobs past their deadline."""
-    with process.database.transaction() as session:
-        ended = expire_queued(session, base_url=process.settings.public_url)
-    _tell_all(process, "jobs_expired", ended)
+
+    def some(session: Session) -> list[Ended] | None:
+        return expire_queued(session, base_url=process.settings.public_url)
+
+    _repeat(process, "jobs_expired", some)
+
+
+def _repeat(process: Process, event: str, some: Callable[[Session], list[Ended] | None]) -> None:
+    """A transaction at a time, while there is more and the next sweep is not due."""
+    until = time.monotonic() + process.settings.sweep_seconds
+    while time.monotonic() < until:
+        with process.database.transaction() as session:
+            ended = some(session)
+        if ended is None:
+            return
+        if ended:
+            log.warning(event, jobs=len(ended))
+        process.tell(ended)
 
 
 def send_missing_messages(process: Process) -> None:
@@ -52,7 +73,7 @@ def send_missing_messages(process: Process) -> None:
     for model, job_ids in missing.items():
         if job_ids:
             log.warning("messages_sent_again", model=model, jobs=len(job_ids))
-            process.broker.enqueue_jobs(model, job_ids)
+            process.broker.enqueue_jobs([(model, job_id) for job_id in job_ids])
 
 
 def send_due_webhooks(process: Process) -> None:
@@ -65,10 +86,3 @@ def send_due_webhooks(process: Process) -> None:
     with process.database.transaction() as session:
         due = outbox.due(session, room)
     process.broker.enqueue_deliveries(due)
-
-
-def _tell_all(process: Process, event: str, ended: list[Ended]) -> None:
-    if ended:
-        log.warning(event, jobs=len(ended))
-    for each in ended:
-        process.tell(each)

@@ -1,12 +1,14 @@
 """Credential -> principal: who is asking."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.accounts import keys
+from app.accounts.keys import Key
 from app.accounts.tables import ApiKey
 from app.errors import InvalidCredential
 
@@ -22,13 +24,18 @@ class Principal:
     key_id: str
 
 
-def authenticate(session: Session, key: keys.Key) -> Principal:
-    """The owner of a key; raises InvalidCredential when it is unknown, wrong or revoked."""
-    row = session.execute(
-        select(ApiKey.account_id, ApiKey.secret_hash).where(
-            ApiKey.public_id == key.public_id, ApiKey.revoked_at.is_(None)
+def authenticate(session: Session, given: Sequence[Key]) -> list[Principal | InvalidCredential]:
+    """The owner of each key, or InvalidCredential where it is unknown, wrong or revoked."""
+    rows = session.execute(
+        select(ApiKey.public_id, ApiKey.account_id, ApiKey.secret_hash).where(
+            ApiKey.public_id.in_({key.public_id for key in given}), ApiKey.revoked_at.is_(None)
         )
-    ).one_or_none()
+    )
+    known = {row.public_id: row for row in rows}
+    return [_check(key, known.get(key.public_id)) for key in given]
+
+
+def _check(key: Key, row: Any) -> Principal | InvalidCredential:
     if not key.matches(row.secret_hash if row else _NOBODY) or row is None:
-        raise InvalidCredential
+        return InvalidCredential()
     return Principal(account_id=row.account_id, key_id=key.public_id)

@@ -6,10 +6,12 @@ from sentry_sdk.integrations.flask import FlaskIntegration
 
 from app import catalog, config, errortracking, logs, schema
 from app.api import health, jobs, models, openapi, problems, requestids, usage, webhooks
+from app.api.authentication import Authenticator
 from app.api.services import Services
+from app.api.submitting import Submitter
 from app.api.waiters import Waiters
 from app.db import Database
-from app.queues import Broker, make_celery
+from app.queues import Broker
 
 
 def create_app(settings: config.Settings | None = None) -> Flask:
@@ -18,14 +20,18 @@ def create_app(settings: config.Settings | None = None) -> Flask:
     logs.configure(settings)
     errortracking.configure(settings, FlaskIntegration())
     app = Flask("gptqueue", static_folder=None)
+    app.url_map.merge_slashes = False  # a redirect would be HTML
     # One byte more than a body may have: Werkzeug cuts a chunked one there without a word.
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1
-    broker = Broker(settings, make_celery(settings))
+    database = Database(settings, schema.metadata)
+    broker = Broker(settings)
     app.extensions["gptqueue"] = Services(
         settings=settings,
         catalog=catalog.load(settings.catalog_file),
-        database=Database(settings, schema.metadata),
+        database=database,
         broker=broker,
+        submitter=Submitter(settings, database, broker),
+        authenticator=Authenticator(database),
         waiters=Waiters(broker),
     )
     requestids.install(app)

@@ -42,7 +42,7 @@ def draft(
         model=body.model,
         version=model.version,
         price=Price(model.input_price_micros, model.output_price_micros),
-        at_most=Usage(counted.tokens, max_tokens),
+        at_most=_at_most(model, counted.tokens, max_tokens),
         parameters={"max_tokens": max_tokens, **body.parameters()},
         prompt=prompt,
         messages=messages,
@@ -78,3 +78,13 @@ def _max_tokens(model: Model, wanted: int | None, prompt: Count) -> int:
     if wanted is not None:
         return min(wanted, model.context_length - 1)
     return min(model.default_max_tokens, room) if prompt.exact else model.default_max_tokens
+
+
+def _at_most(model: Model, prompt_tokens: int, max_tokens: int) -> Usage:
+    """The dearest use that fits into the context; matters where the count is only a bound."""
+    price = Price(model.input_price_micros, model.output_price_micros)
+    read = min(prompt_tokens, model.context_length - 1)
+    written = min(max_tokens, model.context_length - 1)
+    long_prompt = Usage(read, min(written, model.context_length - read))
+    long_answer = Usage(min(read, model.context_length - written), written)
+    return max(long_prompt, long_answer, key=price.of)

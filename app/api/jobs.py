@@ -14,14 +14,12 @@ from app.api.drafts import draft
 from app.api.operations import operation
 from app.api.payloads import ChatBody, JobBody, JobsDocument, JobsQuery, PromptBody
 from app.api.services import services
-from app.billing.tables import Charge
 from app.jobs import queries
 from app.jobs.cancel import cancel as cancel_job
-from app.jobs.document import JobDocument, render
+from app.jobs.document import JobDocument
 from app.jobs.ending import Ended
 from app.jobs.states import TERMINAL
-from app.jobs.submit import Idempotency, submit
-from app.jobs.tables import Job
+from app.jobs.submit import Idempotency
 
 log = structlog.get_logger(__name__)
 
@@ -162,14 +160,12 @@ def _submit(principal: Principal, kind: str, body: JobBody) -> Response:
         request_id=g.request_id,
         idempotency=_idempotency(),
     )
-    with services().database.transaction() as session:
-        submitted = submit(session, prepared)
-    structlog.contextvars.bind_contextvars(job_id=str(submitted.job_id))
-    if submitted.new is None:
-        return _accepted(_read_when_ended(principal, submitted.job_id), replayed=True)
+    accepted = services().submitter.submit(prepared)
+    structlog.contextvars.bind_contextvars(job_id=str(accepted.job_id))
+    if accepted.document is None:
+        return _accepted(_read_when_ended(principal, accepted.job_id), replayed=True)
     log.info("job_submitted", model=prepared.model, kind=kind)
-    services().broker.enqueue_jobs(prepared.model, [submitted.job_id])
-    return _accepted(_document_of_new(principal, *submitted.new), replayed=False)
+    return _accepted(_new_when_ended(principal, accepted.document), replayed=False)
 
 
 def _accepted(document: JobDocument, *, replayed: bool) -> Response:
@@ -202,16 +198,10 @@ def _read(principal: Principal, job_id: UUID) -> JobDocument:
         )
 
 
-def _document_of_new(principal: Principal, job: Job, charge: Charge) -> JobDocument:
-    """The job as the client sees it first. It is stored, so whatever happens to the database from
-    here on, the answer is that it was accepted.
-    """
-    settings = services().settings
-    document = render(job, charge, base_url=settings.public_url, attempts=[])
+def _new_when_ended(principal: Principal, document: JobDocument) -> JobDocument:
+    """A job that is stored: whatever happens to the database now, the answer is yes."""
     try:
-        with services().database.transaction() as session:
-            waiting = queries.why_waiting(session, job, settings.lease_seconds)
-        return _when_ended(principal, document.model_copy(update={"waiting": waiting}))
+        return _when_ended(principal, document)
     except errors.DatabaseUnavailable:
         return document
 
@@ -247,6 +237,6 @@ def _parse_id(text: str) -> UUID:
 
 
 def _tell(ended: Ended) -> None:
-    services().broker.announce_end(ended.job_id)
+    services().broker.announce_ends([ended.job_id])
     if ended.delivery_id is not None:
         services().broker.enqueue_deliveries([ended.delivery_id])

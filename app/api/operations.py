@@ -10,19 +10,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from flask import Blueprint, Response, g, request
+from flask import Blueprint, Response, request
 from pydantic import BaseModel, ValidationError
 
-from app.accounts import keys
-from app.accounts.principal import Principal, authenticate
 from app.api.services import services
 from app.errors import (
     BodyTooLarge,
     GPTQueueError,
-    InvalidCredential,
     InvalidJSON,
     InvalidRequest,
-    MissingCredential,
     NotJSON,
 )
 
@@ -101,7 +97,8 @@ def operation(
 def _handle(known: Operation, path_variables: dict[str, str]) -> Response:
     arguments: dict[str, Any] = dict(path_variables)
     if not known.public:
-        arguments["principal"] = _principal()
+        header = request.headers.get("Authorization", "")
+        arguments["principal"] = services().authenticator.authenticate(header)
     if known.body is not None:
         arguments["body"] = parse_body(known.body)
     if known.query is not None:
@@ -110,19 +107,6 @@ def _handle(known: Operation, path_variables: dict[str, str]) -> Response:
     if isinstance(answer, Response):
         return answer
     return Response(answer.model_dump_json(), status=known.status, mimetype="application/json")
-
-
-def _principal() -> Principal:
-    scheme, _, credential = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not credential:
-        raise MissingCredential
-    key = keys.parse(credential.strip())
-    if key is None:  # refused by its checksum, before any query
-        raise InvalidCredential
-    with services().database.transaction() as session:
-        principal = authenticate(session, key)
-    g.principal = principal
-    return principal
 
 
 def parse_body(model: type[Model]) -> Model:

@@ -47,7 +47,12 @@ class JobBody(Body):
     temperature: float = Field(1.0, ge=0, le=2, allow_inf_nan=False, description="0 is greedy.")
     top_p: float = Field(1.0, gt=0, le=1, allow_inf_nan=False)
     top_k: int = Field(0, ge=0, le=1000, description="0: all tokens.")
-    seed: int | None = Field(None, ge=0, lt=2**63, description="The same seed gives the same text.")
+    seed: int | None = Field(
+        None,
+        ge=0,
+        lt=2**63,
+        description="The same seed gives the same text, up to rounding.",
+    )
     stop: Annotated[list[StopString], Field(min_length=1, max_length=4)] | None = Field(
         None, description="1 to 4 strings; the text ends before the first that appears."
     )

@@ -5,6 +5,8 @@ from typing import cast
 
 from flask import current_app
 
+from app.api.authentication import Authenticator
+from app.api.submitting import Submitter
 from app.api.waiters import Waiters
 from app.catalog import Catalog
 from app.config import Settings
@@ -20,6 +22,8 @@ class Services:
     catalog: Catalog
     database: Database
     broker: Broker
+    submitter: Submitter
+    authenticator: Authenticator
     waiters: Waiters
 
 

@@ -1,15 +1,23 @@
-"""Hold, settle, release: each moves money once per job, inside the caller's transaction."""
+"""Hold, settle, release: each moves money once per job, inside the caller's transaction.
 
+All of them take many jobs at once; the balances of their accounts are locked in order of account.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy import ColumnElement, func, insert, update
-from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy import BigInteger, String, Uuid, func, select, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from app.billing.prices import CURRENCY, Price, Usage
 from app.billing.tables import Balance, Book, Charge, ChargeState, Kind, Transfer
-from app.errors import InsufficientCredit
+from app.rows import given, store
 
 log = structlog.get_logger(__name__)
 
@@ -17,90 +25,160 @@ log = structlog.get_logger(__name__)
 def grant(session: Session, account_id: UUID, amount_micros: int) -> None:
     """Add credit to an account, in micro-USD; opens its balance at the first time."""
     session.execute(
-        upsert(Balance)
+        insert(Balance)
         .values(account_id=account_id, available_micros=amount_micros, held_micros=0)
         .on_conflict_do_update(
             index_elements=[Balance.account_id],
             set_={"available_micros": Balance.available_micros + amount_micros},
         )
     )
-    _transfer(session, account_id, None, Kind.GRANT, amount_micros)
+    store(session, (Transfer, [_transfer(account_id, None, Kind.GRANT, amount_micros)]))
 
 
-def hold(
-    session: Session, *, account_id: UUID, job_id: UUID, price: Price, at_most: Usage
-) -> Charge:
-    """Set aside the most a job can cost; raises InsufficientCredit when the credit is too small."""
-    amount = price.of(at_most)
-    charge = Charge(
-        job_id=job_id,
-        account_id=account_id,
-        state=ChargeState.HELD,
-        held_micros=amount,
-        charged_micros=0,
-        currency=CURRENCY,
-        input_price_micros=price.input_micros,
-        output_price_micros=price.output_micros,
+def lock_available(
+    session: Session, account_ids: Collection[UUID]
+) -> tuple[dict[UUID, int], datetime]:
+    """The credit of these accounts, in micro-USD, which nobody else can change until the commit;
+    and the time of the transaction, which saves the caller from asking.
+    """
+    rows = session.execute(
+        select(Balance.account_id, Balance.available_micros, func.now())
+        .where(Balance.account_id.in_(account_ids))
+        .order_by(Balance.account_id)
+        .with_for_update()
+    ).all()
+    now = rows[0][2] if rows else datetime.now(UTC)
+    return {account_id: available for account_id, available, _ in rows}, now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """What a job can cost at most, at the price of submit."""
+
+    account_id: UUID
+    job_id: UUID
+    price: Price
+    at_most: Usage
+
+    @property
+    def amount_micros(self) -> int:
+        """The most it can cost."""
+        return self.price.of(self.at_most)
+
+
+def hold(session: Session, holds: Sequence[Hold]) -> list[Charge]:
+    """Set these amounts aside; the caller has locked the balances and found them large enough."""
+    if not holds:
+        return []
+    rows = [_charge(each) for each in holds]
+    transfers = [
+        _transfer(each.account_id, each.job_id, Kind.HOLD, each.amount_micros) for each in holds
+    ]
+    store(session, (Charge, rows), (Transfer, transfers))
+    held: Counter[UUID] = Counter()
+    for each in holds:
+        held[each.account_id] += each.amount_micros
+    _move(session, {account: (-amount, amount) for account, amount in held.items()})
+    return [Charge(**row) for row in rows]
+
+
+def close(session: Session, usages: Mapping[UUID, Usage | None]) -> dict[UUID, Charge]:
+    """Settle the hold of each job: charge its usage at the price of submit and release the rest, or
+    release all of it where the usage is None.
+    """
+    if not usages:
+        return {}
+    held = session.scalars(
+        select(Charge).where(Charge.job_id.in_(usages)).order_by(Charge.job_id).with_for_update()
     )
-    session.add(charge)
-    _transfer(session, account_id, job_id, Kind.HOLD, amount)
-    session.flush()
-    # Last, because it locks the account's balance until the commit.
-    if not _move(session, account_id, available=-amount, held=amount):
-        raise InsufficientCredit(required_micros=amount, currency=CURRENCY)
-    return charge
-
-
-def settle(session: Session, job_id: UUID, usage: Usage) -> Charge:
-    """Charge what was used at the price of submit, and release the rest of the hold."""
-    charge = session.get_one(Charge, job_id, with_for_update=True)
-    amount = Price(charge.input_price_micros, charge.output_price_micros).of(usage)
-    if amount > charge.held_micros:
-        # Never more than was agreed at submit; that the bound was too low is our fault.
-        log.error("hold_too_small", job_id=str(job_id), due=amount, held=charge.held_micros)
-        amount = charge.held_micros
-    return _close(session, charge, ChargeState.CHARGED, amount)
-
-
-def release(session: Session, job_id: UUID) -> Charge:
-    """Give the whole hold back."""
-    charge = session.get_one(Charge, job_id, with_for_update=True)
-    return _close(session, charge, ChargeState.RELEASED, 0)
-
-
-def _close(session: Session, charge: Charge, state: ChargeState, charged: int) -> Charge:
-    closed = session.scalars(
-        update(Charge)
-        .where(Charge.job_id == charge.job_id, Charge.state == ChargeState.HELD)
-        .values(state=state, charged_micros=charged, settled_at=func.now())
-        .returning(Charge)
-        .execution_options(populate_existing=True)
-    ).one_or_none()
-    if closed is None:
-        raise AssertionError(f"the hold of job {charge.job_id} was closed before")
-    rest = closed.held_micros - charged
-    if state is ChargeState.CHARGED:
-        _transfer(session, closed.account_id, closed.job_id, Kind.CHARGE, charged)
-    if rest or state is ChargeState.RELEASED:
-        _transfer(session, closed.account_id, closed.job_id, Kind.RELEASE, rest)
-    _move(session, closed.account_id, available=rest, held=-closed.held_micros)
+    settled = {charge.job_id: _settled(charge, usages[charge.job_id]) for charge in held}
+    closed = _close(session, settled)
+    transfers = [row for charge in closed.values() for row in _movements(charge)]
+    store(session, (Transfer, transfers))
+    _move_all(session, closed.values())
     return closed
 
 
-def _move(session: Session, account_id: UUID, *, available: int, held: int) -> bool:
-    """Change a balance, unless available would fall below zero; says whether it did."""
-    enough: ColumnElement[bool] = Balance.available_micros + available >= 0
-    moved = session.execute(
+def _charge(hold: Hold) -> dict[str, Any]:
+    return {
+        "job_id": hold.job_id,
+        "account_id": hold.account_id,
+        "state": ChargeState.HELD,
+        "held_micros": hold.amount_micros,
+        "charged_micros": 0,
+        "currency": CURRENCY,
+        "input_price_micros": hold.price.input_micros,
+        "output_price_micros": hold.price.output_micros,
+    }
+
+
+def _settled(charge: Charge, usage: Usage | None) -> dict[str, Any]:
+    if usage is None:
+        return {"job_id": charge.job_id, "state": ChargeState.RELEASED, "charged_micros": 0}
+    amount = Price(charge.input_price_micros, charge.output_price_micros).of(usage)
+    if amount > charge.held_micros:
+        # Never more than was agreed at submit; that the bound was too low is our fault.
+        log.error("hold_too_small", job_id=str(charge.job_id), due=amount, held=charge.held_micros)
+        amount = charge.held_micros
+    return {"job_id": charge.job_id, "state": ChargeState.CHARGED, "charged_micros": amount}
+
+
+def _close(session: Session, settled: dict[UUID, dict[str, Any]]) -> dict[UUID, Charge]:
+    rows = given(list(settled.values()), job_id=Uuid, state=String, charged_micros=BigInteger)
+    closed = session.scalars(
+        update(Charge)
+        .where(Charge.job_id == rows.c.job_id, Charge.state == ChargeState.HELD)
+        .values(state=rows.c.state, charged_micros=rows.c.charged_micros, settled_at=func.now())
+        .returning(Charge)
+        .execution_options(populate_existing=True)
+    )
+    found = {charge.job_id: charge for charge in closed}
+    if found.keys() != settled.keys():
+        raise AssertionError("a hold was closed before")
+    return found
+
+
+def _movements(charge: Charge) -> list[dict[str, Any]]:
+    rest = charge.held_micros - charge.charged_micros
+    moved = []
+    if charge.state == ChargeState.CHARGED:
+        moved.append((Kind.CHARGE, charge.charged_micros))
+    if rest or charge.state == ChargeState.RELEASED:
+        moved.append((Kind.RELEASE, rest))
+    return [_transfer(charge.account_id, charge.job_id, kind, amount) for kind, amount in moved]
+
+
+def _move_all(session: Session, closed: Collection[Charge]) -> None:
+    available: Counter[UUID] = Counter()
+    held: Counter[UUID] = Counter()
+    for charge in closed:
+        available[charge.account_id] += charge.held_micros - charge.charged_micros
+        held[charge.account_id] -= charge.held_micros
+    _move(session, {account: (available[account], held[account]) for account in held})
+
+
+def _move(session: Session, changes: Mapping[UUID, tuple[int, int]]) -> None:
+    """Add to available and held; a CHECK of the table keeps both from falling below zero."""
+    if len(changes) > 1:
+        lock_available(session, changes)  # in order; an UPDATE of many rows has none
+    rows = given(
+        [
+            {"account_id": account, "available": available, "held": held}
+            for account, (available, held) in changes.items()
+        ],
+        account_id=Uuid,
+        available=BigInteger,
+        held=BigInteger,
+    )
+    session.execute(
         update(Balance)
-        .where(Balance.account_id == account_id, enough)
+        .where(Balance.account_id == rows.c.account_id)
         .values(
-            available_micros=Balance.available_micros + available,
-            held_micros=Balance.held_micros + held,
+            available_micros=Balance.available_micros + rows.c.available,
+            held_micros=Balance.held_micros + rows.c.held,
         )
-        .returning(Balance.account_id)
         .execution_options(synchronize_session=False)
     )
-    return moved.one_or_none() is not None
 
 
 _BOOKS = {
@@ -111,17 +189,13 @@ _BOOKS = {
 }
 
 
-def _transfer(
-    session: Session, account_id: UUID, job_id: UUID | None, kind: Kind, amount: int
-) -> None:
+def _transfer(account_id: UUID, job_id: UUID | None, kind: Kind, amount: int) -> dict[str, Any]:
     debit, credit = _BOOKS[kind]
-    session.execute(
-        insert(Transfer).values(
-            account_id=account_id,
-            job_id=job_id,
-            kind=kind,
-            debit=debit,
-            credit=credit,
-            amount_micros=amount,
-        )
-    )
+    return {
+        "account_id": account_id,
+        "job_id": job_id,
+        "kind": kind,
+        "debit": debit,
+        "credit": credit,
+        "amount_micros": amount,
+    }

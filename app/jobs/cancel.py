@@ -5,11 +5,12 @@ from uuid import UUID
 from sqlalchemy import func, update
 from sqlalchemy.orm import Session
 
-from app.jobs.ending import Ended, release_and_record
+from app.jobs import ending
+from app.jobs.ending import Ended
 from app.jobs.queries import owned_job
 from app.jobs.states import Status
 from app.jobs.tables import Job
-from app.jobs.transition import move
+from app.jobs.transition import End
 
 
 def cancel(session: Session, account_id: UUID, job_id: UUID, *, base_url: str) -> Ended | None:
@@ -19,9 +20,10 @@ def cancel(session: Session, account_id: UUID, job_id: UUID, *, base_url: str) -
     """
     # Locked, so that no claim or rescue can change its status between the two updates below.
     owned_job(session, account_id, job_id, lock=True)
-    job = move(session, job_id, source=Status.QUEUED, target=Status.CANCELLED)
-    if job is not None:
-        return release_and_record(session, job, base_url=base_url)
+    waiting = End(job_id=job_id, source=Status.QUEUED, target=Status.CANCELLED)
+    (ended,) = ending.end(session, [waiting], base_url=base_url)
+    if ended is not None:
+        return ended
     session.execute(
         update(Job)
         .where(Job.id == job_id, Job.status == Status.RUNNING, Job.cancel_requested_at.is_(None))

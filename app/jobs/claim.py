@@ -1,28 +1,21 @@
-"""queued -> running: a worker takes the next job of its model.
+"""queued -> running: a worker takes the next jobs of its model.
 
 The message that woke the worker names a job, but it is only a hint: order lives here, by
 priority and then by age.
 """
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.jobs.states import Outcome, Status
+from app.jobs import transition
+from app.jobs.states import Outcome
 from app.jobs.tables import Attempt, Job, Prompt
-from app.jobs.transition import move
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """The proof of ownership that every later write names."""
-
-    job_id: UUID
-    attempt: int
+from app.jobs.transition import Lease
+from app.rows import store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,50 +32,40 @@ class Claimed:
 
 
 def claim(
-    session: Session, *, model: str, version: str, worker: str, lease_seconds: float
-) -> Claimed | None:
-    """Take the next queued job of this model and version, or None when there is none."""
-    next_id = session.scalar(
-        select(Job.id)
-        .where(
-            Job.model == model,
-            Job.version == version,
-            Job.status == Status.QUEUED,
-            Job.deadline_at > func.now(),
-        )
-        .order_by(Job.priority.desc(), Job.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
-    if next_id is None:
-        return None
-    job = move(
+    session: Session, *, model: str, version: str, worker: str, lease_seconds: float, limit: int
+) -> list[Claimed]:
+    """Take the next queued jobs of this model and version, ``limit`` at most."""
+    jobs = transition.start(
         session,
-        next_id,
-        source=Status.QUEUED,
-        target=Status.RUNNING,
-        attempt=Job.attempt + 1,
+        model=model,
+        version=version,
         worker=worker,
-        lease_until=func.now() + timedelta(seconds=lease_seconds),
-        started_at=func.coalesce(Job.started_at, func.now()),
+        lease_seconds=lease_seconds,
+        limit=limit,
     )
-    if job is None:
-        return None
-    session.add(
-        Attempt(
-            job_id=job.id,
-            number=job.attempt,
-            account_id=job.account_id,
-            worker=worker,
-            outcome=Outcome.RUNNING,
-        )
-    )
-    return _claimed(session, job)
-
-
-def _claimed(session: Session, job: Job) -> Claimed:
-    prompt = session.get_one(Prompt, job.id)
+    if not jobs:
+        return []
+    store(session, (Attempt, [_attempt(job) for job in jobs]))
+    ids = [job.id for job in jobs]
+    prompts = {
+        prompt.job_id: prompt
+        for prompt in session.scalars(select(Prompt).where(Prompt.job_id.in_(ids)))
+    }
     now: datetime = session.scalar(select(func.now()))  # type: ignore[assignment]
+    return [_claimed(job, prompts[job.id], now) for job in jobs]
+
+
+def _attempt(job: Job) -> dict[str, Any]:
+    return {
+        "job_id": job.id,
+        "number": job.attempt,
+        "account_id": job.account_id,
+        "worker": job.worker,
+        "outcome": Outcome.RUNNING,
+    }
+
+
+def _claimed(job: Job, prompt: Prompt, now: datetime) -> Claimed:
     return Claimed(
         lease=Lease(job.id, job.attempt),
         request_id=job.request_id,

@@ -1,33 +1,45 @@
 """queued -> expired: a job whose deadline passed before it started costs nothing."""
 
+from uuid import UUID
+
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.jobs.ending import Ended, release_and_record
+from app.jobs import ending
+from app.jobs.ending import Ended
 from app.jobs.states import Status
 from app.jobs.tables import Job
-from app.jobs.transition import in_lock_order, move
+from app.jobs.transition import End
 
 
-def expire_queued(session: Session, *, base_url: str, limit: int = 100) -> list[Ended]:
-    """End queued jobs that are past their deadline."""
-    late = session.scalars(
-        select(Job)
+def expire_queued(session: Session, *, base_url: str, limit: int = 100) -> list[Ended] | None:
+    """End queued jobs that are past their deadline; None when there was none."""
+    late = session.execute(
+        select(Job.id, Job.attempt)
         .where(Job.status == Status.QUEUED, Job.deadline_at <= func.now())
         .order_by(Job.deadline_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
-    )
-    ended = []
-    for each in in_lock_order(late):
-        job = move(
-            session,
-            each.id,
-            source=Status.QUEUED,
-            target=Status.EXPIRED,
-            error_code="deadline_before_start",
-            error_message="No worker could start it before its deadline.",
+    ).all()
+    if not late:
+        return None
+    ends = [_expired(job_id, attempts) for job_id, attempts in late]
+    return [each for each in ending.end(session, ends, base_url=base_url) if each]
+
+
+def _expired(job_id: UUID, attempts: int) -> End:
+    if attempts:
+        code = "deadline_after_loss"
+        message = (
+            f"Its worker was lost {attempts} times, and its deadline passed before another try."
         )
-        if job is not None:
-            ended.append(release_and_record(session, job, base_url=base_url))
-    return ended
+    else:
+        code = "deadline_before_start"
+        message = "No worker could start it before its deadline."
+    return End(
+        job_id=job_id,
+        source=Status.QUEUED,
+        target=Status.EXPIRED,
+        error_code=code,
+        error_message=message,
+    )

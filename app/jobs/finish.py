@@ -1,22 +1,22 @@
 """running -> succeeded, failed, cancelled, expired: result, charge and webhook in one transaction.
 
-Every function names the lease. When the job has been given to another attempt since, it changes
-nothing and raises LeaseLost: nothing is stored, charged or sent.
+Every end names the lease. Where the job has been given to another attempt since, the answer is
+LeaseLost: nothing is stored, charged or sent.
 
 Who pays is published in ``docs/billing.md``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
 from app.billing.prices import Usage
 from app.errors import LeaseLost
-from app.jobs.claim import Lease
-from app.jobs.ending import Ended, charge_and_record, release_and_record
+from app.jobs import ending
+from app.jobs.ending import Ended
 from app.jobs.states import Outcome, Status
-from app.jobs.tables import Job, Output
-from app.jobs.transition import end_attempt, move
+from app.jobs.transition import End, Lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,43 +36,35 @@ _STATUS = {
 }
 
 
-def finish(session: Session, lease: Lease, result: Result, *, base_url: str) -> Ended:
-    """Store what was generated and charge for it; a cancelled or late job pays for its part."""
+def succeeded(lease: Lease, result: Result) -> End:
+    """What was generated is charged for; a cancelled or late job pays for its part."""
     status = _STATUS[result.finish_reason]
-    job = move(
-        session,
-        lease.job_id,
+    return End(
+        job_id=lease.job_id,
         source=Status.RUNNING,
         target=status,
         fence=lease.attempt,
+        outcome=Outcome(status.value),
         finish_reason=result.finish_reason,
-        prompt_tokens=result.usage.prompt_tokens,
-        completion_tokens=result.usage.completion_tokens,
+        usage=result.usage,
+        text=result.text,
     )
-    job = _still_ours(job)
-    end_attempt(session, job, Outcome(status.value))
-    output = Output(job_id=job.id, account_id=job.account_id, text=result.text)
-    session.add(output)
-    return charge_and_record(session, job, result.usage, base_url=base_url, output=output)
 
 
-def fail(session: Session, lease: Lease, *, code: str, message: str, base_url: str) -> Ended:
-    """Say why there is no result; nothing is charged."""
-    job = move(
-        session,
-        lease.job_id,
+def failed(lease: Lease, *, code: str, message: str) -> End:
+    """There is no result, and the reason is said; nothing is charged."""
+    return End(
+        job_id=lease.job_id,
         source=Status.RUNNING,
         target=Status.FAILED,
         fence=lease.attempt,
+        outcome=Outcome.FAILED,
         error_code=code,
         error_message=message,
     )
-    job = _still_ours(job)
-    end_attempt(session, job, Outcome.FAILED)
-    return release_and_record(session, job, base_url=base_url)
 
 
-def _still_ours(job: Job | None) -> Job:
-    if job is None:
-        raise LeaseLost
-    return job
+def finish(session: Session, ends: Sequence[End], *, base_url: str) -> list[Ended | LeaseLost]:
+    """End the jobs of a worker; an answer for each, in their order."""
+    ended = ending.end(session, ends, base_url=base_url)
+    return [each or LeaseLost() for each in ended]

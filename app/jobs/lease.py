@@ -7,16 +7,16 @@ from uuid import UUID
 from sqlalchemy import func, select, tuple_, update
 from sqlalchemy.orm import Session
 
-from app.jobs.claim import Lease
 from app.jobs.states import Status
 from app.jobs.tables import Job
+from app.jobs.transition import Lease
 
 
 def renew(session: Session, leases: Collection[Lease], seconds: float) -> set[Lease]:
     """Extend these leases; returns those that are still held. The others are lost for good."""
     kept = session.execute(
         update(Job)
-        .where(*_owned(leases))
+        .where(Job.id.in_(select(Job.id).where(*_owned(leases)).order_by(Job.id).with_for_update()))
         .values(lease_until=func.now() + timedelta(seconds=seconds))
         .returning(Job.id, Job.attempt)
         .execution_options(synchronize_session=False)

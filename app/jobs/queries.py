@@ -10,11 +10,10 @@ from sqlalchemy.orm import Session
 
 from app.billing.tables import Charge
 from app.errors import JobNotFound
-from app.fleet.presence import ModelPresence, by_model
-from app.fleet.tables import WorkerState
-from app.jobs.document import JobDocument, WaitingDocument, render
+from app.jobs.document import JobDocument, render
 from app.jobs.states import TERMINAL, Status
 from app.jobs.tables import Attempt, Job, Output
+from app.jobs.waiting import why_waiting
 
 
 def owned_job(session: Session, account_id: UUID, job_id: UUID, *, lock: bool = False) -> Job:
@@ -37,11 +36,6 @@ def read(
     """The whole job; raises JobNotFound."""
     job = owned_job(session, account_id, job_id)
     return _documents(session, [job], base_url=base_url, fresh_seconds=fresh_seconds)[0]
-
-
-def why_waiting(session: Session, job: Job, fresh_seconds: float) -> WaitingDocument | None:
-    """What a queued job waits for, None when it does not wait."""
-    return _waiting(session, [job], fresh_seconds).get(job.id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +87,7 @@ def _documents(
         select(Attempt).where(Attempt.job_id.in_(ids)).order_by(Attempt.job_id, Attempt.number)
     ):
         attempts.setdefault(attempt.job_id, []).append(attempt)
-    waiting = _waiting(session, jobs, fresh_seconds)
+    waiting = why_waiting(session, jobs, fresh_seconds)
     return [
         render(
             job,
@@ -105,43 +99,6 @@ def _documents(
         )
         for job in jobs
     ]
-
-
-def _waiting(
-    session: Session, jobs: Sequence[Job], fresh_seconds: float
-) -> dict[UUID, WaitingDocument]:
-    queued = [job for job in jobs if job.status == Status.QUEUED]
-    if not queued:
-        return {}
-    presence = by_model(session, fresh_seconds)
-    return {
-        job.id: WaitingDocument(
-            reason=_reason(presence.get(job.model)), position=_position(session, job)
-        )
-        for job in queued
-    }
-
-
-def _reason(presence: ModelPresence | None) -> str:
-    workers = presence.workers if presence else {}
-    if workers.get(WorkerState.READY):
-        return "in_queue"
-    if workers.get(WorkerState.LOADING):
-        return "model_loading"
-    if workers.get(WorkerState.FAILED):
-        return "model_failed"
-    return "no_worker"
-
-
-def _position(session: Session, job: Job) -> int:
-    """How many queued jobs of its model a worker takes first."""
-    before = (Job.priority > job.priority) | ((Job.priority == job.priority) & (Job.id < job.id))
-    return (
-        session.scalar(
-            select(func.count()).where(Job.model == job.model, Job.status == Status.QUEUED, before)
-        )
-        or 0
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,65 +8,61 @@ its dead worker never saw ends as cancelled.
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.jobs.ending import Ended, release_and_record
+from app.jobs import ending, transition
+from app.jobs.ending import Ended
 from app.jobs.states import Outcome, Status
 from app.jobs.tables import Job
-from app.jobs.transition import end_attempt, in_lock_order, move
+from app.jobs.transition import End, Lease
 
 
-def rescue(session: Session, *, max_attempts: int, base_url: str, limit: int = 100) -> list[Ended]:
-    """Take back jobs from lost workers; returns those that ended by it."""
-    ended = []
-    for job in _lost(session, limit):
+def rescue(
+    session: Session, *, max_attempts: int, base_url: str, limit: int = 100
+) -> list[Ended] | None:
+    """Take back jobs from lost workers; returns those that ended, None if none was lost."""
+    lost = _lost(session, limit)
+    if not lost:
+        return None
+    ends, again = [], []
+    for job in lost:
         if job.cancel_requested_at is not None:
-            ended.append(_cancel(session, job, base_url))
+            ends.append(_cancelled(job))
         elif job.attempt >= max_attempts:
-            ended.append(_bury(session, job, base_url))
+            ends.append(_buried(job))
         else:
-            _requeue(session, job)
-    return [each for each in ended if each is not None]
+            again.append(Lease(job.id, job.attempt))
+    transition.requeue(session, again)
+    return [each for each in ending.end(session, ends, base_url=base_url) if each]
 
 
 def _lost(session: Session, limit: int) -> list[Job]:
-    lost = session.scalars(
-        select(Job)
-        .where(Job.status == Status.RUNNING, Job.lease_until < func.now())
-        .order_by(Job.lease_until)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    return in_lock_order(lost)
-
-
-def _requeue(session: Session, job: Job) -> None:
-    end_attempt(session, job, Outcome.LOST)
-    # Its message is gone with its worker; an old message_at lets the sweep send another at once.
-    move(
-        session,
-        job.id,
-        source=Status.RUNNING,
-        target=Status.QUEUED,
-        fence=job.attempt,
-        worker=None,
-        message_at=Job.created_at,
+    return list(
+        session.scalars(
+            select(Job)
+            .where(Job.status == Status.RUNNING, Job.lease_until < func.now())
+            .order_by(Job.lease_until)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
     )
 
 
-def _bury(session: Session, job: Job, base_url: str) -> Ended | None:
-    end_attempt(session, job, Outcome.LOST)
-    buried = move(
-        session,
-        job.id,
+def _buried(job: Job) -> End:
+    return End(
+        job_id=job.id,
         source=Status.RUNNING,
         target=Status.FAILED,
         fence=job.attempt,
+        outcome=Outcome.LOST,
         error_code="worker_lost",
         error_message=f"Its worker was lost {job.attempt} times; it was not started again.",
     )
-    return release_and_record(session, buried, base_url=base_url) if buried else None
 
 
-def _cancel(session: Session, job: Job, base_url: str) -> Ended | None:
-    end_attempt(session, job, Outcome.LOST)
-    gone = move(session, job.id, source=Status.RUNNING, target=Status.CANCELLED, fence=job.attempt)
-    return release_and_record(session, gone, base_url=base_url) if gone else None
+def _cancelled(job: Job) -> End:
+    return End(
+        job_id=job.id,
+        source=Status.RUNNING,
+        target=Status.CANCELLED,
+        fence=job.attempt,
+        outcome=Outcome.LOST,
+    )

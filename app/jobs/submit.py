@@ -1,21 +1,26 @@
-"""-> queued: the job, its prompt and its hold, in one transaction."""
+"""-> queued: the job, its prompt and its hold, in one transaction; many jobs in one go.
 
-from dataclasses import dataclass
-from datetime import timedelta
+The balances of the accounts are locked first. So the submits of an account follow one another,
+and what is read of its credit and its idempotency keys stays true until the commit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import delete, select, tuple_
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
 from app.billing import ledger
-from app.billing.prices import Price, Usage
+from app.billing.prices import CURRENCY, Price, Usage
 from app.billing.tables import Charge
-from app.errors import IdempotencyKeyReused
+from app.errors import GPTQueueError, IdempotencyKeyReused, InsufficientCredit
 from app.jobs.states import Status
 from app.jobs.tables import IdempotencyKey, Job, Prompt
+from app.rows import store
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,28 @@ class Draft:
     deadline_seconds: int
     request_id: str
     idempotency: Idempotency | None
+    job_id: UUID = field(default_factory=uuid7)
+
+    @property
+    def key(self) -> tuple[UUID, str]:
+        """The account and its key, which may stand for a job already."""
+        return self.account_id, self.idempotency.key if self.idempotency else ""
+
+    @property
+    def hold(self) -> ledger.Hold:
+        """The money to set aside."""
+        return ledger.Hold(
+            account_id=self.account_id,
+            job_id=self.job_id,
+            price=self.price,
+            at_most=self.at_most,
+        )
+
+
+KEYS_LIVE = timedelta(hours=24)
+
+Key = tuple[UUID, str]  # an account and its Idempotency-Key
+Known = dict[Key, tuple[UUID, bytes]]  # the job that it made, and the hash of the request
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,81 +87,106 @@ class Submitted:
     new: tuple[Job, Charge] | None = None
 
 
-def submit(session: Session, draft: Draft) -> Submitted:
-    """Store a job and hold its price.
+Answer = Submitted | GPTQueueError
 
-    Raises InsufficientCredit, or IdempotencyKeyReused when the key stood for another request.
+
+def submit(session: Session, drafts: Sequence[Draft]) -> list[Answer]:
+    """Store jobs and hold their prices: an answer for each draft, in their order.
+
+    Where it is an error, InsufficientCredit or IdempotencyKeyReused, nothing of it was stored.
     """
-    job_id = uuid7()
-    if draft.idempotency is not None:
-        earlier = _reserve_key(session, draft.account_id, draft.idempotency, job_id)
-        if earlier is not None:
-            return Submitted(earlier)
-    job = _insert_job(session, draft, job_id)
-    session.add(
-        Prompt(
-            job_id=job_id,
-            account_id=draft.account_id,
-            prompt=draft.prompt,
-            messages=draft.messages,
-        )
+    credit, now = ledger.lock_available(session, {draft.account_id for draft in drafts})
+    known = _known_keys(session, drafts, now)
+    answers: dict[UUID, Answer] = {}
+    accepted = []
+    for draft in drafts:
+        answer = _answer_at_once(draft, known, credit)
+        if answer is not None:
+            answers[draft.job_id] = answer
+            continue
+        accepted.append(draft)
+        credit[draft.account_id] -= draft.hold.amount_micros
+        if draft.idempotency is not None:
+            known[draft.key] = draft.job_id, draft.idempotency.request_hash
+    answers |= _store(session, accepted, now)
+    return [answers[draft.job_id] for draft in drafts]
+
+
+def _known_keys(session: Session, drafts: Sequence[Draft], now: datetime) -> Known:
+    """What these drafts' keys stand for already; keys past their life are forgotten here."""
+    keys = [draft.key for draft in drafts if draft.idempotency is not None]
+    if not keys:
+        return {}
+    theirs = tuple_(IdempotencyKey.account_id, IdempotencyKey.key).in_(keys)
+    session.execute(
+        delete(IdempotencyKey).where(theirs, IdempotencyKey.created_at < now - KEYS_LIVE)
     )
-    charge = ledger.hold(
-        session,
-        account_id=draft.account_id,
-        job_id=job_id,
-        price=draft.price,
-        at_most=draft.at_most,
-    )
-    return Submitted(job_id, (job, charge))
+    rows = session.scalars(select(IdempotencyKey).where(theirs))
+    return {(row.account_id, row.key): (row.job_id, row.request_hash) for row in rows}
 
 
-def _insert_job(session: Session, draft: Draft, job_id: UUID) -> Job:
-    return session.scalars(
-        insert(Job)
-        .values(
-            id=job_id,
-            account_id=draft.account_id,
-            kind=draft.kind,
-            model=draft.model,
-            version=draft.version,
-            status=Status.QUEUED,
-            priority=draft.priority,
-            parameters=draft.parameters,
-            labels=draft.metadata,
-            webhook_url=draft.webhook_url,
-            request_id=draft.request_id,
-            deadline_at=func.now() + timedelta(seconds=draft.deadline_seconds),
-        )
-        .returning(Job)  # the client is shown what was stored, times and all
-    ).one()
+def _answer_at_once(draft: Draft, known: Known, credit: dict[UUID, int]) -> Answer | None:
+    """The answer to a draft that is not stored: it was before, or there is no credit for it."""
+    if draft.idempotency is not None and draft.key in known:
+        job_id, request_hash = known[draft.key]
+        same = request_hash == draft.idempotency.request_hash
+        return Submitted(job_id) if same else IdempotencyKeyReused()
+    amount = draft.hold.amount_micros
+    if draft.account_id not in credit or amount > credit[draft.account_id]:
+        return InsufficientCredit(required_micros=amount, currency=CURRENCY)
+    return None
 
 
-def _reserve_key(
-    session: Session, account_id: UUID, idempotency: Idempotency, job_id: UUID
-) -> UUID | None:
-    """Take the key for this job; returns the job of an earlier equal request, if there is one.
+def _store(session: Session, drafts: Sequence[Draft], now: datetime) -> dict[UUID, Answer]:
+    jobs = [_job(draft, now) for draft in drafts]
+    keys = [_key(draft) for draft in drafts if draft.idempotency is not None]
+    prompts = [_prompt(draft) for draft in drafts]
+    store(session, (Job, jobs), (Prompt, prompts), (IdempotencyKey, keys))
+    charges = ledger.hold(session, [draft.hold for draft in drafts])
+    return {
+        draft.job_id: Submitted(draft.job_id, (_shown(job), charge))
+        for draft, job, charge in zip(drafts, jobs, charges, strict=True)
+    }
 
-    Two at once: the second INSERT waits for the first transaction, then finds its row.
-    """
-    taken = session.execute(
-        insert(IdempotencyKey)
-        .values(
-            account_id=account_id,
-            key=idempotency.key,
-            job_id=job_id,
-            request_hash=idempotency.request_hash,
-        )
-        .on_conflict_do_nothing()
-        .returning(IdempotencyKey.job_id)
-    ).one_or_none()
-    if taken is not None:
-        return None
-    earlier = session.scalars(
-        select(IdempotencyKey).where(
-            IdempotencyKey.account_id == account_id, IdempotencyKey.key == idempotency.key
-        )
-    ).one()
-    if earlier.request_hash != idempotency.request_hash:
-        raise IdempotencyKeyReused
-    return earlier.job_id
+
+def _job(draft: Draft, now: datetime) -> dict[str, Any]:
+    return {
+        "id": draft.job_id,
+        "account_id": draft.account_id,
+        "kind": draft.kind,
+        "model": draft.model,
+        "version": draft.version,
+        "status": Status.QUEUED,
+        "priority": draft.priority,
+        "parameters": draft.parameters,
+        "metadata": draft.metadata,
+        "webhook_url": draft.webhook_url,
+        "request_id": draft.request_id,
+        "attempt": 0,
+        "deadline_at": now + timedelta(seconds=draft.deadline_seconds),
+        "created_at": now,
+    }
+
+
+def _shown(row: dict[str, Any]) -> Job:
+    """The job as it was stored, without reading it back."""
+    return Job(labels=row["metadata"], **{name: row[name] for name in row if name != "metadata"})
+
+
+def _prompt(draft: Draft) -> dict[str, Any]:
+    return {
+        "job_id": draft.job_id,
+        "account_id": draft.account_id,
+        "prompt": draft.prompt,
+        "messages": draft.messages,
+    }
+
+
+def _key(draft: Draft) -> dict[str, Any]:
+    assert draft.idempotency is not None
+    return {
+        "account_id": draft.account_id,
+        "key": draft.idempotency.key,
+        "job_id": draft.job_id,
+        "request_hash": draft.idempotency.request_hash,
+    }

@@ -1,13 +1,17 @@
 """The outbox: record an event with its result, claim it for an attempt, write how it went."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import BigInteger, String, Uuid, and_, case, func, select, update
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
+from app.rows import given, store
+from app.webhooks import addresses
 from app.webhooks.schedule import delay_after
 from app.webhooks.tables import Delivery, DeliveryState, WebhookSecret
 
@@ -18,6 +22,7 @@ class Parcel:
 
     id: UUID
     attempt: int
+    host: str
     url: str
     body: bytes
     secret: str
@@ -42,55 +47,155 @@ class Answer:
         return self.status == 410
 
 
-def record(
-    session: Session, *, account_id: UUID, job_id: UUID, event_type: str, url: str, body: str
-) -> UUID:
-    """Write an event into the outbox, in the transaction of what it reports; returns its id."""
-    delivery = Delivery(
-        id=uuid7(), account_id=account_id, job_id=job_id, type=event_type, url=url, body=body
-    )
-    session.add(delivery)
-    return delivery.id
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """What is to be told, and to whom; ``body`` is what every attempt sends."""
+
+    account_id: UUID
+    job_id: UUID
+    type: str
+    url: str
+    body: str
+
+
+def record(session: Session, events: Sequence[Event]) -> dict[UUID, UUID]:
+    """Write events into the outbox, in the transaction of what they report.
+
+    Returns the delivery of each job.
+    """
+    rows = [
+        {"id": uuid7(), **asdict(event), "host": addresses.parse(event.url).authority, **_NEW}
+        for event in events
+    ]
+    store(session, (Delivery, rows))
+    return {row["job_id"]: row["id"] for row in rows}
+
+
+_NEW = {"state": DeliveryState.PENDING, "attempts": 0}
+
+
+_DUE = and_(Delivery.state == DeliveryState.PENDING, Delivery.next_attempt_at <= func.now())
 
 
 def due(session: Session, limit: int) -> list[UUID]:
     """The deliveries whose time has come, longest waiting first."""
     return list(
         session.scalars(
-            select(Delivery.id)
-            .where(Delivery.state == DeliveryState.PENDING, Delivery.next_attempt_at <= func.now())
-            .order_by(Delivery.next_attempt_at)
-            .limit(limit)
+            select(Delivery.id).where(_DUE).order_by(Delivery.next_attempt_at).limit(limit)
         )
     )
 
 
-def claim(session: Session, delivery_id: UUID, lease_seconds: float) -> Parcel | None:
-    """Take a due delivery for one attempt, or None when it is not due or somebody else has it.
+def claim(
+    session: Session, *, limit: int, room: Callable[[str], int], lease_seconds: float
+) -> list[Parcel]:
+    """Take due deliveries for one attempt each, longest due first, ``limit`` at most.
 
-    Its next attempt moves ``lease_seconds`` away, so that a sender that dies is replaced then.
+    ``room`` says how many more a host may have in flight. The next attempt of what is taken moves
+    ``lease_seconds`` away, so that a sender that dies is replaced then.
     """
-    delivery = session.scalars(
+    chosen = _choose(session, limit, room)
+    if not chosen:
+        return []
+    free = (
+        select(Delivery.id).where(Delivery.id.in_(chosen), _DUE).with_for_update(skip_locked=True)
+    )
+    claimed = session.scalars(
         update(Delivery)
-        .where(
-            Delivery.id == delivery_id,
-            Delivery.state == DeliveryState.PENDING,
-            Delivery.next_attempt_at <= func.now(),
-        )
+        .where(Delivery.id.in_(free))
         .values(
             attempts=Delivery.attempts + 1,
             next_attempt_at=func.now() + timedelta(seconds=lease_seconds),
         )
         .returning(Delivery)
-    ).one_or_none()
-    if delivery is None:
-        return None
-    secret = session.get_one(WebhookSecret, delivery.account_id).secret
-    return Parcel(delivery.id, delivery.attempts, delivery.url, delivery.body.encode(), secret)
+        .execution_options(synchronize_session=False)
+    ).all()
+    secrets = _secrets(session, {delivery.account_id for delivery in claimed})
+    return [
+        Parcel(
+            id=delivery.id,
+            attempt=delivery.attempts,
+            host=delivery.host,
+            url=delivery.url,
+            body=delivery.body.encode(),
+            secret=secrets[delivery.account_id],
+        )
+        for delivery in claimed
+    ]
 
 
-def mark(session: Session, parcel: Parcel, answer: Answer) -> DeliveryState | None:
-    """Write how the attempt went; None when another attempt has taken over meanwhile."""
+def _choose(session: Session, limit: int, room: Callable[[str], int]) -> list[UUID]:
+    """Due deliveries, no more of one host than it has room for.
+
+    Hosts that turn out to be full are left out of the next look, so that what waits behind them is
+    seen however much of theirs there is.
+    """
+    left: dict[str, int] = {}
+    chosen: list[UUID] = []
+    while len(chosen) < limit:
+        full = [host for host, free in left.items() if free <= 0]
+        rows = session.execute(
+            select(Delivery.id, Delivery.host)
+            .where(_DUE, Delivery.id.not_in(chosen), Delivery.host.not_in(full))
+            .order_by(Delivery.next_attempt_at)
+            .limit(limit)
+        ).all()
+        if not rows:
+            break
+        for delivery_id, host in rows:
+            free = left.setdefault(host, room(host))
+            if free > 0 and len(chosen) < limit:
+                chosen.append(delivery_id)
+            left[host] = free - 1
+    return chosen
+
+
+def _secrets(session: Session, account_ids: Collection[UUID]) -> dict[UUID, str]:
+    rows = session.scalars(select(WebhookSecret).where(WebhookSecret.account_id.in_(account_ids)))
+    return {row.account_id: row.secret for row in rows}
+
+
+Sent = tuple[Parcel, Answer]
+
+
+def mark(session: Session, sent: Sequence[Sent]) -> list[DeliveryState | None]:
+    """Write how each attempt went; None where another attempt has taken over meanwhile."""
+    outcomes = [_outcome(parcel, answer) for parcel, answer in sent]
+    rows = given(
+        outcomes,
+        id=Uuid,
+        attempts=BigInteger,
+        state=String,
+        last_status=BigInteger,
+        last_error=String,
+        wait=BigInteger,
+    )
+    pending = rows.c.state == DeliveryState.PENDING
+    marked = session.scalars(
+        update(Delivery)
+        .where(
+            Delivery.id == rows.c.id,
+            Delivery.attempts == rows.c.attempts,
+            Delivery.state == DeliveryState.PENDING,
+        )
+        .values(
+            state=rows.c.state,
+            last_status=rows.c.last_status,
+            last_error=rows.c.last_error,
+            next_attempt_at=case(
+                (pending, func.now() + rows.c.wait * timedelta(seconds=1)),
+                else_=Delivery.next_attempt_at,
+            ),
+            ended_at=case((pending, None), else_=func.now()),
+        )
+        .returning(Delivery.id)
+        .execution_options(synchronize_session=False)
+    )
+    written = set(marked)
+    return [each["state"] if each["id"] in written else None for each in outcomes]
+
+
+def _outcome(parcel: Parcel, answer: Answer) -> dict[str, Any]:
     delay = delay_after(parcel.attempt, answer.retry_after_seconds)
     if answer.accepted:
         state = DeliveryState.DELIVERED
@@ -98,21 +203,11 @@ def mark(session: Session, parcel: Parcel, answer: Answer) -> DeliveryState | No
         state = DeliveryState.ABANDONED
     else:
         state = DeliveryState.PENDING
-    pending = state is DeliveryState.PENDING
-    marked = session.execute(
-        update(Delivery)
-        .where(
-            Delivery.id == parcel.id,
-            Delivery.attempts == parcel.attempt,
-            Delivery.state == DeliveryState.PENDING,
-        )
-        .values(
-            state=state,
-            last_status=answer.status,
-            last_error=answer.error,
-            next_attempt_at=func.now() + delay if pending else Delivery.next_attempt_at,
-            ended_at=None if pending else func.now(),
-        )
-        .returning(Delivery.id)
-    ).one_or_none()
-    return state if marked else None
+    return {
+        "id": parcel.id,
+        "attempts": parcel.attempt,
+        "state": state,
+        "last_status": answer.status,
+        "last_error": answer.error,
+        "wait": int(delay.total_seconds()) if delay else 0,
+    }

@@ -47,6 +47,7 @@ class Delivery(Base):
     job_id: Mapped[UUID] = mapped_column(index=True)
     type: Mapped[str]
     url: Mapped[str]
+    host: Mapped[str]  # of the URL: a receiver that hangs must not hold up the others
     body: Mapped[str]
     state: Mapped[str] = mapped_column(default=DeliveryState.PENDING)
     attempts: Mapped[int] = mapped_column(default=0)

@@ -254,6 +254,7 @@ def upgrade() -> None:
         sa.Column("job_id", sa.Uuid(), nullable=False),
         sa.Column("type", sa.String(), nullable=False),
         sa.Column("url", sa.String(), nullable=False),
+        sa.Column("host", sa.String(), nullable=False),
         sa.Column("body", sa.String(), nullable=False),
         sa.Column("state", sa.String(), nullable=False),
         sa.Column("attempts", sa.BigInteger(), nullable=False),

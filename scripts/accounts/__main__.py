@@ -4,54 +4,95 @@ import argparse
 import sys
 from uuid import UUID
 
-from sqlalchemy.exc import NoResultFound
+from psycopg2 import errors
+from sqlalchemy.exc import DBAPIError, NoResultFound, SQLAlchemyError
 
-from app import schema
 from app.accounts import admin
 from app.accounts.tables import Account
-from app.config import Settings
 from app.db import Database
 from app.errors import DatabaseUnavailable
 from app.webhooks.secrets import read_secret
+from scripts.stack import settings
+from scripts.stack.problem import Problem
 
 MICROS_PER_CENT = 10_000
+# What a balance can hold: PostgreSQL's bigint.
+MOST_CENTS = (2**63 - 1) // MICROS_PER_CENT
 
 
 def main() -> int:
     """Parse, run, explain."""
     options = _parser().parse_args()
-    database = Database(Settings(), schema.metadata)
+    try:
+        _run(options)
+    except Problem as problem:
+        print(f"account: {problem}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    database = settings.connect(settings.read())
     try:
         options.run(database, options)
-    except DatabaseUnavailable:
-        print("account: the database of DATABASE_URL does not answer", file=sys.stderr)
-        return 1
-    except NoResultFound:
-        print("account: there is no such account or key", file=sys.stderr)
-        return 1
+    except DatabaseUnavailable as error:
+        raise Problem("the database of DATABASE_URL does not answer") from error
+    except NoResultFound as error:
+        raise Problem("there is no such account or key") from error
+    except SQLAlchemyError as error:
+        raise Problem(_explanation(error)) from error
     finally:
         database.close()
-    return 0
+
+
+def _explanation(error: SQLAlchemyError) -> str:
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(cause, errors.UndefinedTable | errors.UndefinedColumn):
+        return (
+            "the database of DATABASE_URL lacks the tables of this version; make them with "
+            "alembic -c migrations/alembic.ini upgrade head"
+        )
+    if isinstance(cause, errors.NumericValueOutOfRange):
+        return "that is more credit than an account can hold"
+    return f"the database of DATABASE_URL refuses: {cause}"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/account", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     opened = commands.add_parser("open", help="a new account with a key")
-    opened.add_argument("name")
-    opened.add_argument("--cents", type=int, default=0, help="its first credit, in US cents")
+    opened.add_argument("name", type=_text)
+    opened.add_argument("--cents", type=_cents, default=0, help="its first credit, in US cents")
     opened.set_defaults(run=_open)
     key = commands.add_parser("key", help="one more key for an account")
     key.add_argument("account", type=UUID)
     key.set_defaults(run=_key)
     revoke = commands.add_parser("revoke", help="end a key, named by its public id: gq_<this>_...")
-    revoke.add_argument("public_id")
+    revoke.add_argument("public_id", type=_text)
     revoke.set_defaults(run=_revoke)
     credit = commands.add_parser("credit", help="add credit to an account")
     credit.add_argument("account", type=UUID)
-    credit.add_argument("cents", type=int, help="US cents")
+    credit.add_argument("cents", type=_positive_cents, help="US cents")
     credit.set_defaults(run=_credit)
     return parser
+
+
+def _text(argument: str) -> str:
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError("is not UTF-8") from None
+    return argument
+
+
+def _cents(argument: str, least: int = 0) -> int:
+    if not argument.isdecimal() or not least <= float(argument) <= MOST_CENTS:
+        raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {MOST_CENTS}")
+    return int(argument)
+
+
+def _positive_cents(argument: str) -> int:
+    return _cents(argument, least=1)
 
 
 def _open(database: Database, options: argparse.Namespace) -> None:
@@ -77,8 +118,6 @@ def _revoke(database: Database, options: argparse.Namespace) -> None:
 
 
 def _credit(database: Database, options: argparse.Namespace) -> None:
-    if options.cents <= 0:
-        raise SystemExit("account: credit is a positive number of cents")
     with database.transaction() as session:
         session.get_one(Account, options.account)
         admin.grant_credit(

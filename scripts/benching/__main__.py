@@ -5,6 +5,7 @@ measurement, on free ports, and stopped afterwards; nothing that runs already is
 """
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -61,13 +62,16 @@ def parse() -> argparse.Namespace:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="one line: a list of figures")
     common.add_argument(
-        "--seconds", type=float, default=5.0, help="of each measurement (default: 5)"
+        "--seconds", type=positive, default=5.0, help="of each measurement (default: 5)"
     )
     common.add_argument(
-        "--rounds", type=int, default=3, help="measurements of each side (default: 3)"
+        "--rounds", type=at_least_one, default=3, help="measurements of each side (default: 3)"
     )
     common.add_argument(
-        "--connections", type=int, default=32, help="clients that submit at once (default: 32)"
+        "--connections",
+        type=at_least_one,
+        default=32,
+        help="clients that submit at once (default: 32)",
     )
     commands = parser.add_subparsers(dest="bench", required=True)
     for name, bench in BENCHES.items():
@@ -77,9 +81,25 @@ def parse() -> argparse.Namespace:
         )
         if name == "jobs":
             command.add_argument(
-                "--jobs", type=int, default=500, help="submitted at once (default: 500)"
+                "--jobs", type=at_least_one, default=500, help="submitted at once (default: 500)"
             )
     return parser.parse_args()
+
+
+def positive(argument: str) -> float:
+    """A number above zero, for argparse."""
+    number = float(argument)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError("must be above 0")
+    return number
+
+
+def at_least_one(argument: str) -> int:
+    """A count, for argparse."""
+    number = int(argument)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
 
 
 if __name__ == "__main__":

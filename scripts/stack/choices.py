@@ -18,10 +18,14 @@ class Choices:
 
     @classmethod
     def of_environment(cls) -> "Choices":
-        """Read them; raises Problem for what is no port."""
+        """Read them; raises Problem for what is no port, and for one port used twice."""
+        port = _port("GPTQUEUE_PORT", 8000)
+        flower_port = _port("GPTQUEUE_FLOWER_PORT", 5555)
+        if port == flower_port:
+            raise Problem(f"GPTQUEUE_PORT and GPTQUEUE_FLOWER_PORT are both {port}; they differ.")
         return cls(
-            port=_port("GPTQUEUE_PORT", 8000),
-            flower_port=_port("GPTQUEUE_FLOWER_PORT", 5555),
+            port=port,
+            flower_port=flower_port,
             database_url=os.environ.get("DATABASE_URL", ""),
             redis_url=os.environ.get("REDIS_URL", ""),
         )

@@ -14,7 +14,6 @@ from scripts.stack.screen import Screen
 from scripts.stack.state import State
 
 UP_SECONDS = 180
-PART_SECONDS = 15
 # What the others need comes last.
 LAST = ("valkey", "postgres")
 
@@ -49,7 +48,7 @@ def stop_part(name: str, process: psutil.Process) -> None:
     """Ask it to stop, then kill its group."""
     with suppress(psutil.NoSuchProcess):
         process.send_signal(signal.SIGINT if name == "postgres" else signal.SIGTERM)
-        if not await_end(process, PART_SECONDS):
+        if not await_end(process, processes.WORKER_GRACE_SECONDS):
             processes.kill_group(process.pid)
 
 

@@ -8,7 +8,7 @@ from app.catalog import Model
 from scripts.quantization import demo
 from scripts.stack.problem import Problem
 from scripts.stack.screen import Screen
-from scripts.stack.state import State
+from scripts.stack.state import State, make_folder
 
 NEEDED_BYTES = 1_500_000_000
 
@@ -23,6 +23,7 @@ def prepare(models: list[Model], state: State, screen: Screen) -> None:
     folder = folder_of(state)
     if not any(is_demo(model) for model in models) or (folder / demo.NAME).is_dir():
         return
+    make_folder(folder, "GPTQUEUE_MODELS_DIR")
     check_disk(folder, NEEDED_BYTES)
     try:
         demo.prepare(folder, screen.say)

@@ -13,14 +13,12 @@ from app.config import Settings
 from scripts.stack import models, ports
 from scripts.stack.choices import Choices
 from scripts.stack.client import Client, answers
-from scripts.stack.processes import Command
+from scripts.stack.processes import WORKER_GRACE_SECONDS, Command
 from scripts.stack.state import ROOT, State
 from scripts.stack.supervisor import Part
 
 FLOWER_USER = "gptqueue"
 READY_SECONDS = 90
-# What runs when we stop has this long to end; what does not is done again by the next start.
-GRACE_SECONDS = 15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +65,7 @@ class Stack:
         return replace(
             _part(name, command, lambda: client.has_worker(model, "ready")),
             busy=lambda: client.has_worker(model, "loading"),
+            grace_seconds=WORKER_GRACE_SECONDS,
         )
 
     def delivery(self) -> Part:
@@ -74,7 +73,10 @@ class Stack:
         celery = Celery(broker=self.redis_url)
         node = f"delivery@{platform.node()}"
         command = self._worker("delivery", "webhooks,maintenance", threads=32)
-        return _part("delivery", command, lambda: bool(celery.control.ping([node], timeout=1)))
+        return replace(
+            _part("delivery", command, lambda: bool(celery.control.ping([node], timeout=1))),
+            grace_seconds=WORKER_GRACE_SECONDS,
+        )
 
     def beat(self) -> Part:
         """The clock of the sweep."""
@@ -112,10 +114,4 @@ class Stack:
 
 
 def _part(name: str, command: Command, ready: Callable[[], bool]) -> Part:
-    return Part(
-        name=name,
-        command=lambda: command,
-        ready=ready,
-        ready_seconds=READY_SECONDS,
-        grace_seconds=GRACE_SECONDS,
-    )
+    return Part(name=name, command=lambda: command, ready=ready, ready_seconds=READY_SECONDS)

@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from scripts.stack.problem import Problem
+
 ROOT = Path(__file__).resolve().parents[2]
 # What we may remove again; a stranger's file in the folder stays.
 ENTRIES = (
@@ -45,9 +47,9 @@ class State:
         return cls(Path(os.environ.get("GPTQUEUE_STATE_DIR") or ROOT / ".local").absolute())
 
     def create(self) -> None:
-        """Make the folders that everything else expects."""
+        """Make the folders that everything else expects; raises Problem when that fails."""
         for folder in (self.log, self.run, self.models, self.beat, self.flower):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder, "GPTQUEUE_STATE_DIR")
 
     def wipe(self) -> None:
         """Remove what we put there, and the folder if nothing else is in it."""
@@ -76,3 +78,14 @@ class State:
         fresh.touch(mode=0o600)
         fresh.write_text("# Written by scripts/up: source it in another shell.\n" + "".join(lines))
         fresh.replace(self.env)
+
+
+def make_folder(folder: Path, variable: str) -> None:
+    """Make it with its parents, unless it is there; the Problem names the variable that sets it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Problem(
+            f"The folder {folder} cannot be made: {error.strerror}. "
+            f"{variable} can name another place."
+        ) from error

@@ -8,9 +8,7 @@ import time
 from contextlib import ExitStack, suppress
 from functools import partial
 
-from app import catalog
-from app.config import Settings
-from scripts.stack import account, demo, down, remembered, report, servers
+from scripts.stack import account, demo, down, remembered, report, servers, settings
 from scripts.stack.alone import alone
 from scripts.stack.choices import Choices
 from scripts.stack.client import Client
@@ -47,11 +45,10 @@ class Up:
     def run(self, *, once: bool) -> int:
         """Start everything, do the first job, and stay; the exit code."""
         choices = Choices.of_environment()
-        models = catalog.load(Settings().catalog_file).enabled()
-        if not models:
-            raise Problem("The catalog has no enabled model.")
+        models = settings.models(settings.read().catalog_file)
         down.stop_parts(self.state, self.screen)
         choices.check_ports()
+        servers.check(choices, self.state)  # before the demo model, which takes minutes
         prepare(list(models.values()), self.state, self.screen)
         stack = self.start_servers(choices)
         self.start_parts(stack, list(models))
@@ -160,6 +157,8 @@ def explain(error: OSError) -> str:
     """A sentence about what the machine refused."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"The disk is full: {error.filename or error}"
+    if error.errno == errno.EROFS:
+        return f"Nothing can be written here: {error}"
     if isinstance(error, PermissionError):
         return f"No permission for {error.filename}: was the stack run as another user before?"
     raise error

@@ -153,8 +153,12 @@ def test_usage_without_dates_is_that_of_the_last_thirty_days(
 
 
 def test_usage_is_by_utc_day_whatever_the_servers_time_zone(
-    client: FlaskClient, finished: Callable[[str], None], database: Database
+    client: FlaskClient,
+    finished: Callable[[str], None],
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("app.db.FRESH_SECONDS", 0)  # the connections end below
     finished("2024-02-29 23:30:00")
     with database.transaction() as session:
         name = session.scalar(text("SELECT current_database()"))

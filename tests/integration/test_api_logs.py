@@ -14,9 +14,7 @@ from sqlalchemy import text
 from app import logs
 from app.config import Settings
 from app.db import Database
-from app.queues import make_celery
 from tests.conftest import Customer
-from workers.deliver import deliver
 from workers.generate import generate
 from workers.process import Process, compose
 from workers.sweep import sweep
@@ -77,10 +75,10 @@ def test_no_log_holds_a_prompt_an_output_or_a_key(
     _submit(client, prompt=f"{MARKER}\x00", stop=[MARKER])
     _submit(client, path="chat", messages=[{"role": MARKER, "content": MARKER}])
     client.get("/api/v1/webhooks/default/secret")
-    process = compose(settings, make_celery(settings))
+    process = compose(settings)
     process.serve(["generate.fake"], "worker-test")
     generate(process, process.servings["generate.fake"])
-    _deliver_all(process)
+    process.courier.deliver_due()
     sweep(process)
     process.stop()
     process.database.close()
@@ -92,13 +90,6 @@ def test_no_log_holds_a_prompt_an_output_or_a_key(
     assert done["output"]["text"] not in printed
     for secret in (customer.key, customer.key.split("_")[2], customer.secret):
         assert secret not in printed
-
-
-def _deliver_all(process: Process) -> None:
-    with process.database.transaction() as session:
-        deliveries = session.scalars(text("SELECT id FROM webhook_deliveries")).all()
-    for delivery in deliveries:
-        deliver(process, delivery)
 
 
 def test_a_crash_in_the_database_is_logged_without_what_was_to_be_stored(

@@ -15,7 +15,6 @@ from app.api import create_app
 from app.config import Settings
 from app.db import Database
 from app.errors import ModelLoadFailed
-from app.queues import make_celery
 from tests.conftest import CATALOG, Customer
 from tests.integration.conftest import Problem, Submit
 from workers.process import Process, compose
@@ -124,7 +123,7 @@ def test_a_model_that_cannot_load_says_why_and_so_does_a_job_that_waits_for_it(
     api_with: ApiWith, settings: Settings, submit: Submit
 ) -> None:
     settings.catalog_file.write_text(CATALOG.replace("fake:", "fake:fail_at_load=1"))
-    failing = compose(settings, make_celery(settings))
+    failing = compose(settings)
     with pytest.raises(ModelLoadFailed):
         failing.serve(["generate.fake"], "worker-failing")
     failing.database.close()

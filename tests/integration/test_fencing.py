@@ -6,15 +6,19 @@ from uuid import UUID
 import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from app.billing.prices import Usage
 from app.db import Database
 from app.errors import LeaseLost
 from app.jobs import lease
 from app.jobs.claim import Claimed, claim
-from app.jobs.finish import Result, fail, finish
+from app.jobs.ending import Ended
+from app.jobs.finish import Result, failed, succeeded
+from app.jobs.finish import finish as finish_all
 from app.jobs.requeue import take_missing
 from app.jobs.rescue import rescue
+from app.jobs.transition import End
 from tests.conftest import CREDIT_MICROS
 
 Submit = Callable[..., UUID]
@@ -37,7 +41,25 @@ def submit(client: FlaskClient) -> Submit:
 
 def take(database: Database, worker: str = "w1", lease_seconds: float = 60) -> Claimed | None:
     with database.transaction() as session:
-        return claim(session, model="fake", version="1", worker=worker, lease_seconds=lease_seconds)
+        return next(iter(claim_some(session, worker, lease_seconds)), None)
+
+
+def claim_some(
+    session: Session, worker: str, lease_seconds: float = 60, version: str = "1", limit: int = 1
+) -> list[Claimed]:
+    return claim(
+        session,
+        model="fake",
+        version=version,
+        worker=worker,
+        lease_seconds=lease_seconds,
+        limit=limit,
+    )
+
+
+def finish(database: Database, *ends: End) -> list[Ended | LeaseLost]:
+    with database.transaction() as session:
+        return finish_all(session, ends, base_url=URL)
 
 
 def run_out(database: Database) -> None:
@@ -52,7 +74,7 @@ def run_out(database: Database) -> None:
 
 def rescue_all(database: Database, max_attempts: int = 3) -> int:
     with database.transaction() as session:
-        return len(rescue(session, max_attempts=max_attempts, base_url=URL))
+        return len(rescue(session, max_attempts=max_attempts, base_url=URL) or [])
 
 
 def test_jobs_are_claimed_by_priority_and_then_by_age(submit: Submit, database: Database) -> None:
@@ -65,9 +87,8 @@ def test_jobs_are_claimed_by_priority_and_then_by_age(submit: Submit, database: 
 def test_two_workers_never_claim_the_same_job(submit: Submit, database: Database) -> None:
     submit()
     with database.transaction() as one, database.transaction() as two:
-        arguments = {"model": "fake", "version": "1", "lease_seconds": 60}
-        assert claim(one, worker="w1", **arguments) is not None
-        assert claim(two, worker="w2", **arguments) is None
+        assert len(claim_some(one, "w1", limit=2)) == 1
+        assert claim_some(two, "w2", limit=2) == []
 
 
 def test_a_worker_of_another_version_leaves_the_job_alone(
@@ -75,7 +96,7 @@ def test_a_worker_of_another_version_leaves_the_job_alone(
 ) -> None:
     submit()
     with database.transaction() as session:
-        assert claim(session, model="fake", version="2", worker="w", lease_seconds=1) is None
+        assert claim_some(session, "w", version="2") == []
 
 
 def test_a_zombie_that_finishes_after_its_job_was_rescued_changes_nothing(
@@ -90,10 +111,10 @@ def test_a_zombie_that_finishes_after_its_job_was_rescued_changes_nothing(
     assert successor
     assert (successor.lease.job_id, successor.lease.attempt) == (job_id, 2)
 
-    with pytest.raises(LeaseLost), database.transaction() as session:
-        finish(session, zombie.lease, RESULT, base_url=URL)
-    with pytest.raises(LeaseLost), database.transaction() as session:
-        fail(session, zombie.lease, code="x", message="x", base_url=URL)
+    late = finish(
+        database, succeeded(zombie.lease, RESULT), failed(zombie.lease, code="x", message="x")
+    )
+    assert [type(each) for each in late] == [LeaseLost, LeaseLost]
 
     job = client.get(f"/api/v1/jobs/{job_id}").json
     assert (job["status"], job["output"], job["charge"]["state"]) == ("running", None, "held")
@@ -101,8 +122,11 @@ def test_a_zombie_that_finishes_after_its_job_was_rescued_changes_nothing(
         assert session.scalar(text("SELECT count(*) FROM webhook_deliveries")) == 0
         assert session.scalar(text("SELECT count(*) FROM transfers WHERE kind = 'charge'")) == 0
 
-    with database.transaction() as session:
-        finish(session, successor.lease, RESULT, base_url=URL)
+    late, ended = finish(
+        database, succeeded(zombie.lease, RESULT), succeeded(successor.lease, RESULT)
+    )
+    assert isinstance(late, LeaseLost)
+    assert isinstance(ended, Ended)
     job = client.get(f"/api/v1/jobs/{job_id}").json
     assert [each["outcome"] for each in job["attempts"]] == ["lost", "succeeded"]
     assert job["charge"]["charged_micros"] == 3 * 1 + 2 * 2
@@ -112,10 +136,9 @@ def test_finishing_twice_charges_once(submit: Submit, database: Database) -> Non
     submit()
     claimed = take(database)
     assert claimed
-    with database.transaction() as session:
-        finish(session, claimed.lease, RESULT, base_url=URL)
-    with pytest.raises(LeaseLost), database.transaction() as session:
-        finish(session, claimed.lease, RESULT, base_url=URL)
+    first, second = (finish(database, succeeded(claimed.lease, RESULT))[0] for _ in range(2))
+    assert isinstance(first, Ended)
+    assert isinstance(second, LeaseLost)
 
 
 def test_renewing_tells_which_leases_are_still_held(submit: Submit, database: Database) -> None:
@@ -124,8 +147,8 @@ def test_renewing_tells_which_leases_are_still_held(submit: Submit, database: Da
     kept, lost = take(database), take(database)
     assert kept
     assert lost
+    finish(database, succeeded(lost.lease, RESULT))
     with database.transaction() as session:
-        finish(session, lost.lease, RESULT, base_url=URL)
         still = lease.renew(session, [kept.lease, lost.lease], 60)
     assert still == {kept.lease}
 
@@ -138,8 +161,8 @@ def test_a_renewed_lease_is_not_rescued(submit: Submit, database: Database) -> N
     with database.transaction() as session:
         lease.renew(session, [claimed.lease], 60)
     rescue_all(database)
-    with database.transaction() as session:
-        finish(session, claimed.lease, RESULT, base_url=URL)
+    (ended,) = finish(database, succeeded(claimed.lease, RESULT))
+    assert isinstance(ended, Ended)
 
 
 def test_a_job_that_keeps_losing_its_worker_is_failed_and_its_hold_released(

@@ -1,5 +1,6 @@
 """Who pays, and that the books agree after each way a job can end."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
@@ -7,16 +8,17 @@ from uuid import UUID
 import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import text
+from sqlalchemy.exc import DataError
+from sqlalchemy.orm import Session
 
-from app.billing import ledger
-from app.billing.prices import Price, Usage
+from app.billing.prices import Usage
 from app.config import Settings
 from app.db import Database
-from app.errors import InsufficientCredit
 from app.jobs.claim import Claimed, claim
+from app.jobs.ending import Ended
 from app.jobs.expire import expire_queued
-from app.jobs.finish import Result, fail, finish
-from app.queues import make_celery
+from app.jobs.finish import Result, failed, finish, succeeded
+from app.jobs.transition import End
 from tests.conftest import CREDIT_MICROS, Customer
 from workers.generate import generate
 from workers.process import compose
@@ -36,9 +38,18 @@ def job(client: FlaskClient) -> UUID:
 def running(job: UUID, database: Database) -> Claimed:
     """The same job, claimed."""
     with database.transaction() as session:
-        claimed = claim(session, model="fake", version="1", worker="w", lease_seconds=60)
-    assert claimed
+        (claimed,) = claim_one(session)
     return claimed
+
+
+def claim_one(session: Session) -> list[Claimed]:
+    return claim(session, model="fake", version="1", worker="w", lease_seconds=60, limit=1)
+
+
+def finish_one(database: Database, end: End) -> None:
+    with database.transaction() as session:
+        (ended,) = finish(session, [end], base_url=URL)
+    assert isinstance(ended, Ended)
 
 
 @pytest.fixture(autouse=True)
@@ -82,8 +93,7 @@ def ending(reason: str, completion_tokens: int = 2) -> Result:
 def test_what_was_generated_is_charged_and_the_rest_of_the_hold_released(
     running: Claimed, database: Database, client: FlaskClient, reason: str, status: str
 ) -> None:
-    with database.transaction() as session:
-        finish(session, running.lease, ending(reason), base_url=URL)
+    finish_one(database, succeeded(running.lease, ending(reason)))
     job = client.get(f"/api/v1/jobs/{running.lease.job_id}").json
     assert job["status"] == status
     assert job["charge"] == {
@@ -104,8 +114,7 @@ def test_what_was_generated_is_charged_and_the_rest_of_the_hold_released(
 def test_a_failed_job_costs_nothing(
     running: Claimed, database: Database, client: FlaskClient
 ) -> None:
-    with database.transaction() as session:
-        fail(session, running.lease, code="engine_failed", message="It broke.", base_url=URL)
+    finish_one(database, failed(running.lease, code="engine_failed", message="It broke."))
     job = client.get(f"/api/v1/jobs/{running.lease.job_id}").json
     assert (job["status"], job["charge"]["state"]) == ("failed", "released")
     assert job["error"] == {"code": "engine_failed", "message": "It broke."}
@@ -123,7 +132,7 @@ def test_a_job_whose_deadline_passed_before_it_started_costs_nothing(
     with database.transaction() as session:
         session.execute(text("UPDATE jobs SET deadline_at = now() - interval '1 second'"))
     with database.transaction() as session:
-        assert claim(session, model="fake", version="1", worker="w", lease_seconds=60) is None
+        assert claim_one(session) == []
         assert len(expire_queued(session, base_url=URL)) == 1
     expired = client.get(f"/api/v1/jobs/{job}").json
     assert (expired["status"], expired["charge"]["state"]) == ("expired", "released")
@@ -133,8 +142,7 @@ def test_a_job_whose_deadline_passed_before_it_started_costs_nothing(
 def test_a_charge_never_exceeds_its_hold(
     running: Claimed, database: Database, client: FlaskClient
 ) -> None:
-    with database.transaction() as session:
-        finish(session, running.lease, ending("stop", completion_tokens=50), base_url=URL)
+    finish_one(database, succeeded(running.lease, ending("stop", completion_tokens=50)))
     job = client.get(f"/api/v1/jobs/{running.lease.job_id}").json
     assert job["charge"]["charged_micros"] == HELD
 
@@ -143,39 +151,26 @@ def test_a_result_that_cannot_be_stored_charges_nothing(
     running: Claimed, database: Database, client: FlaskClient
 ) -> None:
     broken = Result(text="a\x00b", finish_reason="stop", usage=Usage(3, 2))
-    with pytest.raises(ValueError, match="NUL"), database.transaction() as session:
-        finish(session, running.lease, broken, base_url=URL)
+    with pytest.raises(DataError):
+        finish_one(database, succeeded(running.lease, broken))
     job = client.get(f"/api/v1/jobs/{running.lease.job_id}").json
     assert (job["status"], job["charge"]["state"]) == ("running", "held")
 
 
 def test_credit_for_ten_jobs_accepts_ten_of_many_at_once(
-    database: Database, new_customer: Callable[..., Customer]
+    client_of: Callable[[Customer], FlaskClient], new_customer: Callable[..., Customer]
 ) -> None:
     customer = new_customer(credit_micros=10 * HELD)
+    body = {"model": "fake", "prompt": "one two three", "max_tokens": 5}
 
-    def hold(number: int) -> bool:
-        try:
-            with database.transaction() as session:
-                ledger.hold(
-                    session,
-                    account_id=customer.id,
-                    job_id=UUID(int=number),
-                    price=Price(1_000_000, 2_000_000),
-                    at_most=Usage(3, 5),
-                )
-        except InsufficientCredit:
-            return False
-        return True
+    def post(_: int) -> int:
+        return client_of(customer).post("/api/v1/generate", json=body).status_code
 
     with ThreadPoolExecutor(16) as threads:
-        accepted = sum(threads.map(hold, range(40)))
-    assert accepted == 10
-    with database.transaction() as session:
-        left = text("SELECT available_micros, held_micros FROM balances WHERE account_id = :id")
-        assert session.execute(left, {"id": customer.id}).one() == (0, 10 * HELD)
-        # These holds have no jobs; the check of the books is about money alone here.
-        session.execute(text("DELETE FROM charges"))
+        statuses = Counter(threads.map(post, range(200)))
+    assert statuses == {202: 10, 402: 190}
+    usage = client_of(customer).get("/api/v1/usage").json
+    assert usage["balance"] == {"available_micros": 0, "held_micros": 10 * HELD}
 
 
 def test_the_price_is_the_one_at_submit_also_when_the_catalog_changes(
@@ -183,7 +178,7 @@ def test_the_price_is_the_one_at_submit_also_when_the_catalog_changes(
 ) -> None:
     prices = settings.catalog_file.read_text()
     settings.catalog_file.write_text(prices.replace("1_000_000", "9_000_000"))
-    process = compose(settings, make_celery(settings))
+    process = compose(settings)
     process.serve(["generate.fake"], "w")
     generate(process, process.servings["generate.fake"])
     process.stop()

@@ -1,11 +1,12 @@
 """Webhooks from the outbox to a real receiver: written with the result, signed, tried again."""
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from uuid import UUID
+from uuid import uuid4
 
 import pytest
 from flask.testing import FlaskClient
@@ -13,12 +14,13 @@ from redis import Redis
 from sqlalchemy import select, text, update
 from standardwebhooks import Webhook
 
+from app.config import Settings
 from app.db import Database
 from app.webhooks import outbox
 from app.webhooks.tables import Delivery
 from tests.conftest import Customer
 from tests.integration.conftest import Submit
-from workers.deliver import deliver
+from workers.deliver import Courier
 from workers.process import Process
 from workers.sweep import expire_late, send_due_webhooks
 
@@ -34,6 +36,11 @@ class Receiver(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}/hook?a=b"
         self.answers: list[tuple[int, dict[str, str]]] = []
         self.received: list[tuple[str, dict[str, str], bytes]] = []
+        self.came = threading.Semaphore(0)
+
+    def wait_for(self, number: int, seconds: float) -> bool:
+        """Whether that many have come in that time."""
+        return all(self.came.acquire(timeout=seconds) for _ in range(number))
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -43,6 +50,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.server.received.append((self.path, headers, body))
+        self.server.came.release()
         status, more = self.server.answers.pop(0) if self.server.answers else (200, {})
         self.send_response(status)
         for name, value in more.items():
@@ -76,7 +84,7 @@ def attempt(process: Process, database: Database) -> Deliver:
     def run() -> Delivery:
         with database.transaction() as session:
             session.execute(update(Delivery).values(next_attempt_at=text("now()")))
-        deliver(process, _delivery(database).id)
+        process.courier.deliver_due()
         return _delivery(database)
 
     return run
@@ -239,22 +247,21 @@ def test_an_event_that_is_not_due_is_not_sent(
     pending: Receiver, attempt: Deliver, process: Process, database: Database
 ) -> None:
     pending.answers = [(500, {})]
-    delivery = attempt()
-    deliver(process, delivery.id)
+    attempt()
+    process.courier.deliver_due()
     assert len(pending.received) == 1
     assert _delivery(database).attempts == 1
 
 
-def test_an_unknown_event_in_a_message_is_dropped_quietly(process: Process) -> None:
-    deliver(process, UUID(int=0))
+def test_a_message_when_nothing_is_due_is_dropped_quietly(process: Process) -> None:
+    process.courier.deliver_due()
 
 
 @pytest.mark.timeout(60)
 def test_many_deliverers_at_once_send_an_event_once(
     pending: Receiver, process: Process, database: Database
 ) -> None:
-    delivery_id = _delivery(database).id
-    threads = [threading.Thread(target=deliver, args=(process, delivery_id)) for _ in range(8)]
+    threads = [threading.Thread(target=process.courier.deliver_due) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -266,15 +273,42 @@ def test_many_deliverers_at_once_send_an_event_once(
 def test_a_deliverer_that_died_is_replaced_and_cannot_write_any_more(
     pending: Receiver, attempt: Deliver, database: Database
 ) -> None:
-    delivery_id = _delivery(database).id
     with database.transaction() as session:
-        lost = outbox.claim(session, delivery_id, 30)
-    assert lost is not None
+        (lost,) = outbox.claim(session, limit=2, room=lambda host: 1, lease_seconds=30)
     assert 25 < _wait(database) <= 30
     assert attempt().state == "delivered"
     with database.transaction() as session:
-        assert outbox.mark(session, lost, outbox.Answer(status=500)) is None
+        assert outbox.mark(session, [(lost, outbox.Answer(status=500))]) == [None]
     assert _delivery(database).state == "delivered"
+
+
+@pytest.fixture
+def hanging() -> Iterator[str]:
+    """The URL of a receiver that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/"
+
+
+def test_a_receiver_that_hangs_does_not_hold_up_the_others(
+    hanging: str, receiver: Receiver, customer: Customer, database: Database, settings: Settings
+) -> None:
+    urls = [hanging] * 50 + [receiver.url] * 3
+    events = [
+        outbox.Event(account_id=customer.id, job_id=uuid4(), type="job.failed", url=url, body="{}")
+        for url in urls
+    ]
+    with database.transaction() as session:
+        for event in events:  # one by one: each is due a little later than the one before
+            outbox.record(session, [event])
+    courier = Courier(settings.model_copy(update={"webhook_timeout_seconds": 3}), database)
+    threads = [threading.Thread(target=courier.deliver_due) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    assert receiver.wait_for(3, seconds=2.5)  # before any of the hanging ones has given up
+    with database.transaction() as session:
+        session.execute(update(Delivery).values(state="abandoned", ended_at=text("now()")))
+    for thread in threads:
+        thread.join()
 
 
 def test_the_sweep_sends_what_is_due_and_nothing_else(

@@ -1,0 +1,87 @@
+"""Calls that come together are done together: the group commit of databases, one level up.
+
+PostgreSQL already flushes the log once for many commits; here the statements and round trips are
+shared as well. While one group is being done, the calls that arrive form the next; a call that
+comes alone is done at once and waits for nobody.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import structlog
+
+from app.errors import GPTQueueError
+
+log = structlog.get_logger(__name__)
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+@dataclass(slots=True, eq=False)
+class _Call(Generic[Item, Answer]):
+    item: Item
+    woken: threading.Event = field(default_factory=threading.Event)
+    answer: Answer | Exception | None = None
+    done: bool = False
+
+
+class Group(Generic[Item, Answer]):
+    """One function for many items, called by many threads (or greenlets) with one item each."""
+
+    def __init__(
+        self, run: Callable[[Sequence[Item]], Sequence[Answer | Exception]], limit: int = 64
+    ) -> None:
+        """``run`` gives an answer, or an error to raise, for each of at most ``limit`` items."""
+        self._run = run
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._waiting: deque[_Call[Item, Answer]] = deque()
+        self._busy = False
+
+    def do(self, item: Item) -> Answer:
+        """The answer for this item; raises the error that ``run`` gave for it or raised."""
+        call: _Call[Item, Answer] = _Call(item)
+        with self._lock:
+            self._waiting.append(call)
+            leads, self._busy = not self._busy, True
+        if not leads:
+            call.woken.wait()
+        if not call.done:
+            self._lead()
+        if isinstance(call.answer, Exception):
+            raise call.answer
+        return call.answer  # type: ignore[return-value]
+
+    def _lead(self) -> None:
+        """Do the group that begins with the caller's own call, the oldest; pass the lead on."""
+        with self._lock:
+            calls = [self._waiting.popleft() for _ in range(min(self._limit, len(self._waiting)))]
+        try:
+            self._answer(calls)
+        finally:
+            with self._lock:
+                self._busy = bool(self._waiting)
+                next_leader = self._waiting[0] if self._waiting else None
+            if next_leader is not None:
+                next_leader.woken.set()
+            for call in calls:
+                call.done = True
+                call.woken.set()
+
+    def _answer(self, calls: list[_Call[Item, Answer]]) -> None:
+        try:
+            answers = self._run([call.item for call in calls])
+        except Exception as error:
+            if len(calls) > 1 and not isinstance(error, GPTQueueError):
+                # What nobody expected, and nothing of it was committed: find out whose fault it is.
+                log.warning("group_split", calls=len(calls), error=type(error).__name__)
+                for call in calls:
+                    self._answer([call])
+                return
+            answers = [error] * len(calls)
+        for call, answer in zip(calls, answers, strict=True):
+            call.answer = answer

@@ -1,0 +1,60 @@
+"""What the user has set, checked before anything starts; what is wrong is one sentence."""
+
+import os
+from pathlib import Path
+
+from pydantic import ValidationError
+from sqlalchemy.exc import ArgumentError
+
+from app import catalog, schema
+from app.catalog import Model
+from app.config import Settings
+from app.db import Database
+from scripts.stack.problem import Problem
+
+
+def read() -> Settings:
+    """The settings of the environment; raises Problem that names the first wrong variable."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        field = str(error.errors()[0]["loc"][0])
+        variable = f"GPTQUEUE_{field}".upper()
+        reason = error.errors()[0]["msg"]
+        raise Problem(f"{variable} is {os.environ.get(variable)!r}: {reason}.") from error
+
+
+def models(file: Path) -> dict[str, Model]:
+    """The enabled models of the catalog; raises Problem when it cannot be read or has none."""
+    try:
+        enabled = catalog.load(file).enabled()
+    except ValueError as error:
+        raise Problem(
+            f"The catalog {file} cannot be used: {_reason(error.__cause__ or error)}. "
+            "GPTQUEUE_CATALOG_FILE can name another one."
+        ) from error
+    if not enabled:
+        raise Problem(f"The catalog {file} has no enabled model.")
+    return enabled
+
+
+def connect(settings: Settings) -> Database:
+    """The database, which is not asked anything yet; raises Problem for what is no address."""
+    try:
+        return Database(settings, schema.metadata)
+    except (ArgumentError, ValueError) as error:
+        # Without the address itself: it may hold a password.
+        raise Problem(
+            "DATABASE_URL is no address of a database; one looks like "
+            "postgresql://user:password@host:5432/name."
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """What is wrong with the catalog, without the library's further advice."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return str(error)

@@ -1,0 +1,160 @@
+"""Calls that come together are done together, and each caller gets what is its own."""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+
+from app.errors import DatabaseUnavailable
+from app.group import Group
+
+PATIENCE_SECONDS = 10
+
+
+class Doubling:
+    """Doubles numbers when its gate is open; remembers which came together, and who did them."""
+
+    def __init__(self, *, limit: int = 64, broken: int | None = None) -> None:
+        self.group: Group[int, int] = Group(self._run, limit)
+        self.gate = threading.Event()
+        self.began = threading.Semaphore(0)
+        self.together: list[list[int]] = []
+        self.leaders: list[str] = []
+        self._broken = broken
+
+    def _run(self, items: Sequence[int]) -> list[int | Exception]:
+        self.together.append(list(items))
+        self.leaders.append(threading.current_thread().name)
+        self.began.release()
+        assert self.gate.wait(PATIENCE_SECONDS)
+        if self._broken in items:
+            raise RuntimeError(f"I cannot do {self._broken}")
+        return [item * 2 for item in items]
+
+    def do(self, item: int) -> tuple[int, str]:
+        """The answer, and the name of the thread that asked for it."""
+        return self.group.do(item), threading.current_thread().name
+
+    def wait_for_waiting(self, number: int) -> None:
+        """Until that many callers wait for the group before theirs."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while len(self.group._waiting) < number:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+
+
+@contextmanager
+def behind_the_gate(
+    doubling: Doubling, items: Sequence[int]
+) -> Iterator[list[Future[tuple[int, str]]]]:
+    """Zero is being done; these items came meanwhile, in their order. What was asked, zero first;
+    the gate opens at the end of the block.
+    """
+    with ThreadPoolExecutor(len(items) + 1) as threads:
+        asked = [threads.submit(doubling.do, 0)]
+        try:
+            assert doubling.began.acquire(timeout=PATIENCE_SECONDS)
+            for number, item in enumerate(items, start=1):
+                asked.append(threads.submit(doubling.do, item))
+                doubling.wait_for_waiting(number)
+            yield asked
+        finally:
+            doubling.gate.set()
+
+
+def test_calls_that_come_together_are_run_together_and_each_gets_its_own_answer() -> None:
+    doubling = Doubling()
+    with behind_the_gate(doubling, range(1, 21)) as asked:
+        pass
+    assert [each.result()[0] for each in asked] == [item * 2 for item in range(21)]
+    assert doubling.together == [[0], [*range(1, 21)]]
+
+
+def test_a_call_that_comes_alone_is_run_at_once_by_its_caller() -> None:
+    doubling = Doubling()
+    doubling.gate.set()
+    assert [doubling.group.do(1), doubling.group.do(2)] == [2, 4]
+    assert doubling.together == [[1], [2]]
+    assert set(doubling.leaders) == {threading.current_thread().name}
+
+
+def test_no_more_are_run_together_than_the_limit() -> None:
+    doubling = Doubling(limit=2)
+    with behind_the_gate(doubling, range(1, 6)) as asked:
+        pass
+    assert [each.result()[0] for each in asked] == [0, 2, 4, 6, 8, 10]
+    assert doubling.together == [[0], [1, 2], [3, 4], [5]]
+
+
+def test_a_waiting_caller_leads_the_next_group_and_the_leader_before_goes_its_way() -> None:
+    doubling = Doubling()
+    with behind_the_gate(doubling, [1, 2]) as asked:
+        doubling.gate.set()
+        assert doubling.began.acquire(timeout=PATIENCE_SECONDS)
+    _, first = asked[0].result()
+    followers = {asked[1].result()[1], asked[2].result()[1]}
+    assert doubling.leaders[0] == first
+    assert doubling.leaders[1] in followers
+
+
+def test_a_caller_is_answered_before_the_next_group_is_done() -> None:
+    second = threading.Event()
+
+    def run(items: Sequence[int]) -> Sequence[int]:
+        if items[0] == 1:
+            assert second.wait(PATIENCE_SECONDS)
+        else:
+            assert doubling.gate.wait(PATIENCE_SECONDS)
+        return items
+
+    doubling = Doubling()
+    doubling.group = Group(run)
+    doubling.began.release()  # for the first, whose run does not say so
+    with behind_the_gate(doubling, []) as asked, ThreadPoolExecutor(1) as threads:
+        while not doubling.group._busy:
+            time.sleep(0.001)
+        next_asked = threads.submit(doubling.do, 1)
+        try:
+            doubling.wait_for_waiting(1)
+            doubling.gate.set()
+            assert asked[0].result(timeout=PATIENCE_SECONDS)[0] == 0
+            assert not next_asked.done()
+        finally:
+            second.set()
+    assert next_asked.result()[0] == 1
+
+
+def test_what_nobody_expected_fails_only_the_item_whose_fault_it_is() -> None:
+    doubling = Doubling(broken=3)
+    with behind_the_gate(doubling, [1, 2, 3, 4]) as asked:
+        pass
+    assert [asked[item].result()[0] for item in (0, 1, 2, 4)] == [0, 2, 4, 8]
+    with pytest.raises(RuntimeError, match="cannot do 3"):
+        asked[3].result()
+    assert doubling.together == [[0], [1, 2, 3, 4], [1], [2], [3], [4]]
+    assert doubling.group.do(5) == 10
+
+
+def test_a_condition_of_ours_fails_the_whole_group_and_nothing_is_tried_twice() -> None:
+    doubling = Doubling()
+
+    def away(items: Sequence[int]) -> list[int | Exception]:
+        doubling.together.append(list(items))
+        raise DatabaseUnavailable
+
+    with behind_the_gate(doubling, [1, 2, 3]) as asked:
+        doubling.group._run = away
+    assert asked[0].result()[0] == 0
+    assert [type(each.exception()) for each in asked[1:]] == [DatabaseUnavailable] * 3
+    assert doubling.together == [[0], [1, 2, 3]]
+
+
+def test_an_error_that_is_given_as_an_answer_is_raised_for_its_item_alone() -> None:
+    group: Group[int, int] = Group(lambda items: [ValueError("odd") if i % 2 else i for i in items])
+    assert group.do(2) == 2
+    with pytest.raises(ValueError, match="odd"):
+        group.do(3)
+    assert group.do(4) == 4
