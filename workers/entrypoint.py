@@ -58,6 +58,6 @@ def _deliver(delivery_id: str) -> None:
     process.courier.deliver_due()
 
 
-@app.task(name=SWEEP_TASK)
+@app.task(name=SWEEP_TASK, send_events=False)  # every few seconds: it would hide the jobs in Flower
 def _sweep() -> None:
     sweep.sweep(process)

@@ -8,25 +8,18 @@ becomes the OpenAPI document; so the two cannot differ. Written by hand because 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 from flask import Blueprint, Response, request
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
+from app.api import parsing
 from app.api.services import services
-from app.errors import (
-    BodyTooLarge,
-    GPTQueueError,
-    InvalidJSON,
-    InvalidRequest,
-    NotJSON,
-)
+from app.errors import GPTQueueError
 
-Model = TypeVar("Model", bound=BaseModel)
 View = Callable[..., BaseModel | Response]
 
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
-_MOST_ERRORS = 20  # a megabyte of unknown fields is answered briefly
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,43 +93,10 @@ def _handle(known: Operation, path_variables: dict[str, str]) -> Response:
         header = request.headers.get("Authorization", "")
         arguments["principal"] = services().authenticator.authenticate(header)
     if known.body is not None:
-        arguments["body"] = parse_body(known.body)
+        arguments["body"] = parsing.body(known.body)
     if known.query is not None:
-        arguments["query"] = _parse_query(known.query)
+        arguments["query"] = parsing.query(known.query)
     answer = known.view(**arguments)
     if isinstance(answer, Response):
         return answer
     return Response(answer.model_dump_json(), status=known.status, mimetype="application/json")
-
-
-def parse_body(model: type[Model]) -> Model:
-    """The validated body; raises NotJSON, BodyTooLarge, InvalidJSON or InvalidRequest."""
-    if not request.is_json:
-        raise NotJSON
-    body = request.get_data(cache=True)
-    if len(body) > services().settings.max_body_bytes:
-        raise BodyTooLarge
-    try:
-        return model.model_validate_json(body)
-    except ValidationError as error:
-        raise _refusal(error) from None
-
-
-def _parse_query(model: type[Model]) -> Model:
-    try:
-        return model.model_validate(request.args.to_dict())
-    except ValidationError as error:
-        raise _refusal(error) from None
-
-
-def _refusal(error: ValidationError) -> GPTQueueError:
-    """Each field and what is wrong with it; never the value, which a client may not want back."""
-    found = error.errors(include_url=False, include_input=False, include_context=False)
-    if found[0]["type"] == "json_invalid":
-        return InvalidJSON(f"The body is not valid JSON: {found[0]['msg']}.")
-    problems = [
-        {"field": ".".join(str(part) for part in each["loc"]) or "body", "message": each["msg"]}
-        for each in found[:_MOST_ERRORS]
-    ]
-    first = problems[0]
-    return InvalidRequest(f"{first['field']}: {first['message']}", errors=problems)

@@ -42,7 +42,7 @@ class JobBody(Body):
 
     model: NonEmpty = Field(description="One of GET /api/v1/models.")
     max_tokens: int | None = Field(
-        None, ge=1, le=131_072, description="Completion tokens at most; default: the model's."
+        None, ge=1, le=2**31 - 1, description="Completion tokens at most; default: the model's."
     )
     temperature: float = Field(1.0, ge=0, le=2, allow_inf_nan=False, description="0 is greedy.")
     top_p: float = Field(1.0, gt=0, le=1, allow_inf_nan=False)

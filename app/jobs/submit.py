@@ -132,8 +132,11 @@ def _answer_at_once(draft: Draft, known: Known, credit: dict[UUID, int]) -> Answ
         same = request_hash == draft.idempotency.request_hash
         return Submitted(job_id) if same else IdempotencyKeyReused()
     amount = draft.hold.amount_micros
-    if draft.account_id not in credit or amount > credit[draft.account_id]:
-        return InsufficientCredit(required_micros=amount, currency=CURRENCY)
+    available = credit.get(draft.account_id)
+    if available is None or amount > available:
+        return InsufficientCredit(
+            required_micros=amount, available_micros=available or 0, currency=CURRENCY
+        )
     return None
 
 

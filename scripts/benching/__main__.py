@@ -62,14 +62,14 @@ def parse() -> argparse.Namespace:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="one line: a list of figures")
     common.add_argument(
-        "--seconds", type=positive, default=5.0, help="of each measurement (default: 5)"
+        "--seconds", type=seconds, default=5.0, help="of each measurement (default: 5)"
     )
     common.add_argument(
-        "--rounds", type=at_least_one, default=3, help="measurements of each side (default: 3)"
+        "--rounds", type=count, default=3, help="measurements of each side (default: 3)"
     )
     common.add_argument(
         "--connections",
-        type=at_least_one,
+        type=count,
         default=32,
         help="clients that submit at once (default: 32)",
     )
@@ -81,20 +81,20 @@ def parse() -> argparse.Namespace:
         )
         if name == "jobs":
             command.add_argument(
-                "--jobs", type=at_least_one, default=500, help="submitted at once (default: 500)"
+                "--jobs", type=count, default=500, help="submitted at once (default: 500)"
             )
     return parser.parse_args()
 
 
-def positive(argument: str) -> float:
-    """A number above zero, for argparse."""
+def seconds(argument: str) -> float:
+    """A time above zero, for argparse."""
     number = float(argument)
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError("must be above 0")
     return number
 
 
-def at_least_one(argument: str) -> int:
+def count(argument: str) -> int:
     """A count, for argparse."""
     number = int(argument)
     if number < 1:

@@ -1,15 +1,15 @@
 """The command line of ``scripts/quantize``."""
 
 import argparse
-import shutil
 import signal
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from scripts.quantization.errors import Refused
-
-# Smaller groups no kernel takes.
-SMALLEST_GROUP = 16
+from scripts.quantization.errors import Refused, reason
+from scripts.quantization.gptq import GROUP_SIZES, Grid
 
 
 def main() -> int:
@@ -21,6 +21,9 @@ def main() -> int:
         _quantize(arguments)
     except Refused as error:
         print(f"quantize: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:  # DEST cannot be made
+        print(f"quantize: {error.filename}: {error.strerror}.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("quantize: interrupted; nothing was left behind.", file=sys.stderr)
@@ -37,7 +40,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("dest", type=Path, help="the folder to make")
     parser.add_argument("--bits", type=int, choices=(4, 8), default=4, help="bits per weight")
     parser.add_argument(
-        "--group-size", type=int, default=128, help="weights that share one scale (default 128)"
+        "--group-size",
+        type=int,
+        choices=sorted(GROUP_SIZES),
+        default=128,
+        help="weights that share one scale (default 128)",
     )
     parser.add_argument(
         "--calibration",
@@ -51,33 +58,51 @@ def _arguments() -> argparse.Namespace:
 
 def _quantize(arguments: argparse.Namespace) -> None:
     dest = arguments.dest.absolute()
-    if dest.exists():
-        raise Refused(f"{dest} exists already.")
-    if arguments.group_size < SMALLEST_GROUP:
-        raise Refused(f"A group size of {arguments.group_size} is below {SMALLEST_GROUP}.")
-    partial = dest.with_name(dest.name + ".partial")
-    made = _first_missing(partial)
-    try:
+    _check_is_new(dest)
+    with _parents(dest), _scratch(dest) as scratch:
         # The model libraries take seconds to import: not before what is quick to refuse.
-        from scripts.quantization.gptq import Grid
         from scripts.quantization.run import run
 
-        run(
-            model=arguments.source,
-            dest=partial,
-            grid=Grid(bits=arguments.bits, group_size=arguments.group_size),
-            calibration=arguments.calibration,
-        )
-        partial.rename(dest)
+        try:
+            run(
+                model=arguments.source,
+                dest=scratch / "model",
+                grid=Grid(bits=arguments.bits, group_size=arguments.group_size),
+                calibration=arguments.calibration,
+            )
+            _check_is_new(dest)  # another run may have been quicker
+            (scratch / "model").rename(dest)
+        except Refused:
+            raise
+        except Exception as error:  # of the libraries, or a full disk
+            raise Refused(f"The model could not be quantized: {reason(error)}") from error
+
+
+def _check_is_new(dest: Path) -> None:
+    if dest.exists():
+        raise Refused(f"{dest} exists already.")
+
+
+@contextmanager
+def _parents(dest: Path) -> Iterator[None]:
+    """The folders above ``dest``; those made here go again if nothing is in them at the end."""
+    missing = [each for each in dest.parents if not each.exists()]
+    try:
+        dest.parent.mkdir(parents=True, exist_ok=True)
+        yield
     finally:
-        if not dest.exists():
-            shutil.rmtree(made, ignore_errors=True)
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
 
 
-def _first_missing(path: Path) -> Path:
-    """The uppermost folder that making ``path`` makes, which is all there is to take away."""
-    missing = [each for each in (path, *path.parents) if not each.exists()]
-    return missing[-1] if missing else path
+@contextmanager
+def _scratch(dest: Path) -> Iterator[Path]:
+    """A folder of this run's own beside ``dest``, so that the result only has to be renamed."""
+    with tempfile.TemporaryDirectory(
+        dir=dest.parent, prefix=f"{dest.name}.partial-", ignore_cleanup_errors=True
+    ) as name:
+        yield Path(name)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from typing import Any
 os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
 os.environ.setdefault("GPTQMODEL_OFFLINE", "1")
 
+# What torch's int4 kernel on the CPU takes; it refuses any other size when the model answers.
+GROUP_SIZES = (256, 128, 64, 32)
 # How many passages run through a layer together.
 BATCH = 8
 # Each group's scale is the one of least squared error among a few clipped ones, which takes a

@@ -11,7 +11,8 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from scripts.quantization.errors import Refused
+from scripts.quantization.errors import Refused, reason
+from scripts.quantization.gptq import GROUP_SIZES
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class Source:
             raise Refused("This model has no linear layers that GPTQ could quantize.")
         odd = sorted(width for width in widths if width % group_size)
         if odd:
-            fitting = [size for size in (128, 64, 32, 16) if not any(w % size for w in widths)]
-            advice = " or ".join(map(str, fitting)) or "no size of 16 or more"
+            fitting = [size for size in GROUP_SIZES if not any(w % size for w in widths)]
+            advice = " or ".join(map(str, fitting)) or f"no size of {min(GROUP_SIZES)} or more"
             raise Refused(
                 f"The group size {group_size} does not divide this model's layer width "
                 f"{odd[0]}; --group-size {advice} would."
@@ -60,8 +61,9 @@ def read(source: str) -> Source:
     except Refused:
         raise
     except Exception as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise Refused(f"{source} cannot be read as a causal language model: {first}") from error
+        raise Refused(
+            f"{source} cannot be read as a causal language model: {reason(error)}"
+        ) from error
 
 
 def _checkpoint(source: str) -> Source:

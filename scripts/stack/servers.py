@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import redis
-
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.config import Settings

@@ -179,6 +179,7 @@ def test_a_job_beyond_the_credit_is_refused_and_the_balance_stays(
     response = client.post("/api/v1/generate", json=body, headers=headers)
     members = problem(response, 402, "insufficient_credit")
     assert (members["required_micros"], members["currency"]) == (3 * 1 + 5 * 2, "USD")
+    assert members["available_micros"] == credit
     usage = client.get("/api/v1/usage", headers=poor.headers).get_json()
     assert usage["balance"] == {"available_micros": credit, "held_micros": 0}
     with database.transaction() as session:

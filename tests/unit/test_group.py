@@ -15,23 +15,27 @@ PATIENCE_SECONDS = 10
 
 
 class Doubling:
-    """Doubles numbers when its gate is open; remembers which came together, and who did them."""
+    """Doubles numbers, all but one where it is ``broken``, the first of them when the gate is open;
+    remembers which came together, and who did them.
+    """
 
-    def __init__(self, *, limit: int = 64, broken: int | None = None) -> None:
+    def __init__(self, *, limit: int = 64, broken: tuple[int, Exception] | None = None) -> None:
         self.group: Group[int, int] = Group(self._run, limit)
-        self.gate = threading.Event()
+        self.gate, self.later_gate = threading.Event(), threading.Event()
+        self.later_gate.set()
         self.began = threading.Semaphore(0)
         self.together: list[list[int]] = []
         self.leaders: list[str] = []
         self._broken = broken
 
-    def _run(self, items: Sequence[int]) -> list[int | Exception]:
+    def _run(self, items: Sequence[int]) -> list[int]:
+        gate = self.later_gate if self.together else self.gate
         self.together.append(list(items))
         self.leaders.append(threading.current_thread().name)
         self.began.release()
-        assert self.gate.wait(PATIENCE_SECONDS)
-        if self._broken in items:
-            raise RuntimeError(f"I cannot do {self._broken}")
+        assert gate.wait(PATIENCE_SECONDS)
+        if self._broken is not None and self._broken[0] in items:
+            raise self._broken[1]
         return [item * 2 for item in items]
 
     def do(self, item: int) -> tuple[int, str]:
@@ -89,46 +93,31 @@ def test_no_more_are_run_together_than_the_limit() -> None:
     assert doubling.together == [[0], [1, 2], [3, 4], [5]]
 
 
-def test_a_waiting_caller_leads_the_next_group_and_the_leader_before_goes_its_way() -> None:
+def test_a_waiting_caller_leads_the_next_group() -> None:
     doubling = Doubling()
     with behind_the_gate(doubling, [1, 2]) as asked:
-        doubling.gate.set()
-        assert doubling.began.acquire(timeout=PATIENCE_SECONDS)
-    _, first = asked[0].result()
-    followers = {asked[1].result()[1], asked[2].result()[1]}
-    assert doubling.leaders[0] == first
-    assert doubling.leaders[1] in followers
+        pass
+    (_, first), (_, second), (_, third) = [each.result() for each in asked]
+    leader, next_leader = doubling.leaders
+    assert leader == first
+    assert next_leader in {second, third}
 
 
 def test_a_caller_is_answered_before_the_next_group_is_done() -> None:
-    second = threading.Event()
-
-    def run(items: Sequence[int]) -> Sequence[int]:
-        if items[0] == 1:
-            assert second.wait(PATIENCE_SECONDS)
-        else:
-            assert doubling.gate.wait(PATIENCE_SECONDS)
-        return items
-
     doubling = Doubling()
-    doubling.group = Group(run)
-    doubling.began.release()  # for the first, whose run does not say so
-    with behind_the_gate(doubling, []) as asked, ThreadPoolExecutor(1) as threads:
-        while not doubling.group._busy:
-            time.sleep(0.001)
-        next_asked = threads.submit(doubling.do, 1)
+    doubling.later_gate.clear()
+    with behind_the_gate(doubling, [1]) as asked:
+        doubling.gate.set()
         try:
-            doubling.wait_for_waiting(1)
-            doubling.gate.set()
-            assert asked[0].result(timeout=PATIENCE_SECONDS)[0] == 0
-            assert not next_asked.done()
+            assert asked[0].result(PATIENCE_SECONDS)[0] == 0
+            assert not asked[1].done()
         finally:
-            second.set()
-    assert next_asked.result()[0] == 1
+            doubling.later_gate.set()
+    assert asked[1].result()[0] == 2
 
 
 def test_what_nobody_expected_fails_only_the_item_whose_fault_it_is() -> None:
-    doubling = Doubling(broken=3)
+    doubling = Doubling(broken=(3, RuntimeError("I cannot do 3")))
     with behind_the_gate(doubling, [1, 2, 3, 4]) as asked:
         pass
     assert [asked[item].result()[0] for item in (0, 1, 2, 4)] == [0, 2, 4, 8]
@@ -139,17 +128,13 @@ def test_what_nobody_expected_fails_only_the_item_whose_fault_it_is() -> None:
 
 
 def test_a_condition_of_ours_fails_the_whole_group_and_nothing_is_tried_twice() -> None:
-    doubling = Doubling()
-
-    def away(items: Sequence[int]) -> list[int | Exception]:
-        doubling.together.append(list(items))
-        raise DatabaseUnavailable
-
-    with behind_the_gate(doubling, [1, 2, 3]) as asked:
-        doubling.group._run = away
+    doubling = Doubling(broken=(3, DatabaseUnavailable()))
+    with behind_the_gate(doubling, [1, 2, 3, 4]) as asked:
+        pass
     assert asked[0].result()[0] == 0
-    assert [type(each.exception()) for each in asked[1:]] == [DatabaseUnavailable] * 3
-    assert doubling.together == [[0], [1, 2, 3]]
+    assert [type(each.exception()) for each in asked[1:]] == [DatabaseUnavailable] * 4
+    assert doubling.together == [[0], [1, 2, 3, 4]]
+    assert doubling.group.do(5) == 10
 
 
 def test_an_error_that_is_given_as_an_answer_is_raised_for_its_item_alone() -> None:

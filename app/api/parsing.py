@@ -1,0 +1,55 @@
+"""What a client sent -> a validated model, or an error that says how to put it right."""
+
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+from flask import request
+from pydantic import BaseModel, ValidationError
+
+from app.api.services import services
+from app.errors import BodyTooLarge, GPTQueueError, InvalidJSON, InvalidRequest, NotJSON
+
+Model = TypeVar("Model", bound=BaseModel)
+
+_MOST_ERRORS = 20  # a megabyte of unknown fields is answered briefly
+_MOST_SAID = 3  # of them in the one sentence
+
+
+def body(model: type[Model]) -> Model:
+    """The validated body; raises NotJSON, BodyTooLarge, InvalidJSON or InvalidRequest."""
+    if not request.is_json:
+        raise NotJSON
+    sent = request.get_data(cache=True)
+    if len(sent) > services().settings.max_body_bytes:
+        raise BodyTooLarge
+    try:
+        return model.model_validate_json(sent)
+    except ValidationError as error:
+        raise _refusal(error, model) from None
+
+
+def query(model: type[Model]) -> Model:
+    """The validated query string; raises InvalidRequest."""
+    try:
+        return model.model_validate(request.args.to_dict())
+    except ValidationError as error:
+        raise _refusal(error, model) from None
+
+
+def _refusal(error: ValidationError, model: type[BaseModel]) -> GPTQueueError:
+    """Each field and what is wrong with it; never the value, which a client may not want back."""
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    if found[0]["type"] == "json_invalid":
+        return InvalidJSON(f"The body is not valid JSON: {found[0]['msg']}.")
+    problems = [_problem(each, model) for each in found[:_MOST_ERRORS]]
+    said = [f"{each['field']}: {each['message']}" for each in problems[:_MOST_SAID]]
+    return InvalidRequest("; ".join(said), errors=problems)
+
+
+def _problem(error: Any, model: type[BaseModel]) -> dict[str, str]:
+    place = ".".join(str(part) for part in error["loc"]) or "body"
+    if error["type"] != "extra_forbidden":
+        return {"field": place, "message": error["msg"]}
+    meant = get_close_matches(place, model.model_fields, n=1)
+    hint = f"; did you mean {meant[0]}?" if meant else ""
+    return {"field": place, "message": f"There is no such field{hint}"}
