@@ -9,12 +9,11 @@ from sqlalchemy.orm import Session
 from app import schema
 from app.accounts import keys
 from app.accounts.admin import grant_credit, issue_key, open_account
-from app.accounts.principal import authenticate
+from app.accounts.principal import Principal, authenticate
 from app.accounts.tables import Account
 from app.billing.tables import Balance
 from app.config import Settings
 from app.db import Database
-from app.errors import InvalidCredential
 from app.webhooks.secrets import read_secret
 
 NAME = "demo of scripts/up"
@@ -48,10 +47,10 @@ def demo(database_url: str, remembered_key: str) -> Demo:
 
 def _owner(session: Session, text: str) -> UUID | None:
     key = keys.parse(text)
-    try:
-        return authenticate(session, key).account_id if key else None
-    except InvalidCredential:
+    if key is None:
         return None
+    [owner] = authenticate(session, [key])
+    return owner.account_id if isinstance(owner, Principal) else None
 
 
 def _find(session: Session) -> UUID | None:

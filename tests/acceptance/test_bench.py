@@ -4,6 +4,9 @@ import json
 import subprocess
 import sys
 
+import pytest
+
+from scripts.benching import __main__ as bench
 from scripts.benching import figures
 from tests.conftest import ROOT
 
@@ -28,6 +31,33 @@ def test_submit_prints_one_line_of_figures() -> None:
         assert figure["value"] > 0
     assert all(found[name]["baseline"] > 0 and found[name]["ratio"] > 0 for name in compared)
     assert found["empty_route_rate"]["ratio"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["submit", "--seconds", "0"], "--seconds: must be above 0"),
+        (["submit", "--seconds", "-1"], "--seconds: must be above 0"),
+        (["submit", "--seconds", "nan"], "--seconds: must be above 0"),
+        (["submit", "--seconds", "inf"], "--seconds: must be above 0"),
+        (["submit", "--seconds", "soon"], "--seconds: invalid seconds value"),
+        (["submit", "--rounds", "0"], "--rounds: must be at least 1"),
+        (["jobs", "--connections", "0"], "--connections: must be at least 1"),
+        (["jobs", "--jobs", "0"], "--jobs: must be at least 1"),
+        (["jobs", "--jobs", "1.5"], "--jobs: invalid count value"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_starts(
+    arguments: list[str],
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["scripts/bench", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        bench.parse()
+    assert ended.value.code == 2
+    assert reason in capsys.readouterr().err
 
 
 def test_a_ratio_above_one_is_better() -> None:

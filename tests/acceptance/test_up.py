@@ -157,6 +157,28 @@ def test_a_port_that_is_none_is_refused(local: Local) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "sentence"),
+    [
+        ("GPTQUEUE_CATALOG_FILE", "/no/such/file", "The catalog /no/such/file cannot be used: No"),
+        ("GPTQUEUE_CATALOG_FILE", __file__, f"The catalog {__file__} cannot be used: "),
+        ("GPTQUEUE_LEASE_SECONDS", "abc", "GPTQUEUE_LEASE_SECONDS is 'abc': "),
+        ("DATABASE_URL", "garbage", "DATABASE_URL is no address of a database"),
+        ("REDIS_URL", "garbage", "REDIS_URL is no address of a broker"),
+        ("GPTQUEUE_STATE_DIR", f"{__file__}/x", f"The folder {__file__}/x/log cannot be made: "),
+        ("GPTQUEUE_FLOWER_PORT", "8000", "GPTQUEUE_PORT and GPTQUEUE_FLOWER_PORT are both 8000"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_told_in_one_sentence(
+    local: Local, variable: str, value: str, sentence: str
+) -> None:
+    ports_of_both = {"GPTQUEUE_PORT": "8000"} if value == "8000" else {}
+    code, printed = local.run("up", **{variable: value, **ports_of_both})
+    assert code == 1, printed
+    assert printed.startswith(f"✗ {sentence}")
+    assert printed.count("\n") == 1
+
+
 def test_a_database_that_does_not_answer_is_named(local: Local) -> None:
     dead = f"postgresql://nobody@127.0.0.1:{ports.find_free()}/nothing"
     code, printed = local.run("up", DATABASE_URL=dead)

@@ -116,15 +116,17 @@ def test_a_crash_of_an_engine_is_logged_without_the_prompt(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def crash(request: Any) -> None:
-        prompt = request.messages
-        raise KeyError(len(prompt))
+        (message,) = request.messages
+        prompt = message["content"]
+        assert MARKER in prompt
+        raise KeyError(prompt) from ValueError(f"cannot read {request.messages}")
 
     serving = process.servings["generate.fake"]
     monkeypatch.setattr(serving, "run", crash)
     job = _submit(client)
     generate(process, serving)
     (line,) = [line for line in lines() if line["event"] == "job_crashed"]
-    assert line["job_id"] == job["id"]
+    assert (line["job_id"], line["error"]) == (job["id"], "KeyError")
     assert MARKER not in said()
     failed = client.get(f"/api/v1/jobs/{job['id']}").get_json()
     assert failed["error"]["code"] == "internal_error"

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from app import catalog
 from app.config import Settings
 from scripts.quantization import __main__ as quantize
 from scripts.quantization import passages
+from scripts.quantization.errors import Refused
 from tests.integration import tiny
 from workers import engines
 from workers.engines.base import Request
@@ -87,18 +89,104 @@ def test_a_destination_that_exists_is_refused_and_kept(
     assert (tmp_path / "dest" / "mine").read_text() == "kept"
 
 
-@pytest.mark.parametrize(
-    ("group_size", "reason"), [(128, "--group-size 32 or 16 would"), (8, "below 16")]
-)
 def test_a_group_size_that_no_layer_takes_is_refused(
-    group_size: int,
+    source: Path, tmp_path: Path, refusal: Callable[..., str]
+) -> None:
+    arguments = (source, tmp_path / "dest", "--group-size", 128)
+    assert "--group-size 32 would" in refusal(*arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("group_size", ["16", "96", "-1"])
+def test_a_group_size_that_no_kernel_takes_is_refused(
+    group_size: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["anything", str(tmp_path / "dest"), f"--group-size={group_size}"]
+    monkeypatch.setattr(sys, "argv", ["quantize", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        quantize.main()
+    assert ended.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("below", "reason"), [("file", "file: File exists."), ("file/made", "Not a directory.")]
+)
+def test_a_destination_below_a_file_is_refused_before_the_model_is_read(
+    below: str,
     reason: str,
+    tmp_path: Path,
+    refusal: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("scripts.quantization.run.run", None)
+    (tmp_path / "file").write_text("kept")
+    assert refusal("anything", tmp_path / below / "dest").endswith(reason)
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_destination_that_may_not_be_written_is_refused(
+    tmp_path: Path, refusal: Callable[..., str]
+) -> None:
+    tmp_path.chmod(0o500)
+    assert refusal("anything", tmp_path / "dest").endswith("Permission denied.")
+
+
+def test_what_an_earlier_run_left_behind_is_kept(
+    source: Path, tmp_path: Path, refusal: Callable[..., str]
+) -> None:
+    left = tmp_path / "dest.partial"
+    left.mkdir()
+    (left / "mine").write_text("kept")
+    refusal(source, tmp_path / "dest", "--group-size", 128)
+    assert (left / "mine").read_text() == "kept"
+
+
+@pytest.mark.parametrize("succeeds", [True, False])
+def test_of_two_runs_to_one_destination_neither_takes_the_others_work(
+    succeeds: bool, tmp_path: Path, refusal: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second begins and ends in the middle of the first; both make the folder above."""
+    dest, outcomes = tmp_path / "made" / "dest", [succeeds, True]
+
+    def run(*, dest: Path, **_: object) -> None:
+        dest.mkdir()
+        (dest / "mine").touch()
+        if len(outcomes) == 2:
+            outcomes.pop()
+            second()
+        elif not outcomes.pop():
+            raise Refused("The second is refused.")
+        assert (dest / "mine").exists()
+
+    def second() -> None:
+        assert quantize.main() == (0 if succeeds else 1)
+
+    monkeypatch.setattr("scripts.quantization.run.run", run)
+    if succeeds:
+        assert "exists already" in refusal("anything", dest)
+    else:
+        monkeypatch.setattr(sys, "argv", ["quantize", "anything", str(dest)])
+        assert quantize.main() == 0
+    assert [each.name for each in dest.parent.iterdir()] == ["dest"]
+    assert [each.name for each in dest.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory\nat length"), MemoryError()])
+def test_a_library_that_fails_is_told_in_one_sentence_and_leaves_nothing(
+    error: Exception,
     source: Path,
     tmp_path: Path,
     refusal: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    arguments = (source, tmp_path / "dest", "--group-size", group_size)
-    assert reason in refusal(*arguments)
+    def failing(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("scripts.quantization.run.quantize", failing)
+    reason = str(error).split("\n", 1)[0] or "MemoryError"
+    told = refusal(source, tmp_path / "new" / "dest", "--group-size", 32)
+    assert told == f"quantize: The model could not be quantized: {reason}"
     assert list(tmp_path.iterdir()) == []
 
 

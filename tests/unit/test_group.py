@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 
 import pytest
@@ -50,23 +50,36 @@ class Doubling:
             time.sleep(0.001)
 
 
+Asked = Future[tuple[int, str]]
+
+
+def ask(doubling: Doubling, item: int) -> Asked:
+    """Ask in a thread that holds up nobody if it is never answered."""
+    asked: Asked = Future()
+
+    def run() -> None:
+        try:
+            asked.set_result(doubling.do(item))
+        except Exception as error:
+            asked.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return asked
+
+
 @contextmanager
-def behind_the_gate(
-    doubling: Doubling, items: Sequence[int]
-) -> Iterator[list[Future[tuple[int, str]]]]:
+def behind_the_gate(doubling: Doubling, items: Sequence[int]) -> Iterator[list[Asked]]:
     """Zero is being done; these items came meanwhile, in their order. What was asked, zero first;
     the gate opens at the end of the block.
     """
-    with ThreadPoolExecutor(len(items) + 1) as threads:
-        asked = [threads.submit(doubling.do, 0)]
-        try:
-            assert doubling.began.acquire(timeout=PATIENCE_SECONDS)
-            for number, item in enumerate(items, start=1):
-                asked.append(threads.submit(doubling.do, item))
-                doubling.wait_for_waiting(number)
-            yield asked
-        finally:
-            doubling.gate.set()
+    asked = [ask(doubling, 0)]
+    assert doubling.began.acquire(timeout=PATIENCE_SECONDS)
+    for number, item in enumerate(items, start=1):
+        asked.append(ask(doubling, item))
+        doubling.wait_for_waiting(number)
+    yield asked
+    doubling.gate.set()
+    assert not wait(asked, PATIENCE_SECONDS).not_done
 
 
 def test_calls_that_come_together_are_run_together_and_each_gets_its_own_answer() -> None:
@@ -108,11 +121,9 @@ def test_a_caller_is_answered_before_the_next_group_is_done() -> None:
     doubling.later_gate.clear()
     with behind_the_gate(doubling, [1]) as asked:
         doubling.gate.set()
-        try:
-            assert asked[0].result(PATIENCE_SECONDS)[0] == 0
-            assert not asked[1].done()
-        finally:
-            doubling.later_gate.set()
+        assert asked[0].result(PATIENCE_SECONDS)[0] == 0
+        assert not asked[1].done()
+        doubling.later_gate.set()
     assert asked[1].result()[0] == 2
 
 

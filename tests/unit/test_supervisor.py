@@ -147,7 +147,7 @@ def test_the_children_of_a_part_go_with_it(rig: Rig) -> None:
     assert process is not None
     (child,) = process.children()
     rig.supervisor.stop()
-    assert not pidfiles.is_alive(child)
+    wait_until(lambda: not pidfiles.is_alive(child))  # nobody here can wait for a grandchild
 
 
 def test_a_command_that_fails_is_a_problem_and_one_that_works_is_not(rig: Rig) -> None:
