@@ -28,6 +28,9 @@ from workers.process import Process, compose
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Started in the background of a script, we ignore SIGINT, and so would what the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 for _name in list(os.environ):
     if _name.startswith("GPTQUEUE_") or _name in {"DATABASE_URL", "REDIS_URL", "SENTRY_DSN"}:
         del os.environ[_name]

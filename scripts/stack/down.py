@@ -76,7 +76,9 @@ def run(screen: Screen, *, wipe: bool) -> None:
 def main() -> int:
     """Parse, run, explain."""
     parser = argparse.ArgumentParser(prog="scripts/down", description=__doc__)
-    parser.add_argument("--wipe", action="store_true", help="remove the database and all state")
+    parser.add_argument(
+        "--wipe", action="store_true", help="remove .local: database, logs, every model in it"
+    )
     options = parser.parse_args()
     screen = Screen()
     try:

@@ -90,7 +90,7 @@ def show_next(screen: Screen, stack: Stack, receiver: Receiver, *, model: str) -
     """What the user can do now."""
     screen.say("Go on in another shell:\n", style="bold")
     for line in (
-        f". {shlex.quote(shown(stack.state.env))}",
+        f". {shlex.quote(str(stack.state.env))}",
         'curl "$GPTQUEUE_URL/api/v1/chat" -H "Authorization: Bearer $GPTQUEUE_API_KEY" \\',
         '  -H "Content-Type: application/json" -H "Prefer: wait=60" \\',
         f"""  -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'""",
@@ -101,7 +101,7 @@ def show_next(screen: Screen, stack: Stack, receiver: Receiver, *, model: str) -
     screen.say(f"API       {stack.choices.url}/api/v1")
     screen.say(f"Flower    {stack.choices.flower_url}  ({login})")
     screen.say(f"Webhooks  {receiver.url}  (send yours there; open it to see what came)")
-    screen.say(f"Logs      {shown(stack.state.log)}")
+    screen.say(f"Logs      {stack.state.log}")
     screen.say("Stop      Ctrl-C here, or ./scripts/down\n")
 
 

@@ -110,6 +110,11 @@ class Supervisor:
             elif processes.ended(member.process):
                 self._schedule_restart(member)
 
+    @property
+    def busy(self) -> bool:
+        """Whether anything was started."""
+        return bool(self._members)
+
     def stop(self) -> None:
         """Stop everything that was started, the last first."""
         while self._members:

@@ -94,7 +94,8 @@ class Up:
     def start_parts(self, stack: Stack, models: list[str]) -> None:
         """GPTQueue itself, all at once: loading a model takes the longest."""
         workers = [stack.worker(model) for model in models]
-        self.supervisor.start(stack.api(), stack.delivery(), stack.beat(), stack.flower(), *workers)
+        self.supervisor.start(stack.api(), stack.delivery(), stack.beat(), *workers)
+        self.supervisor.start(stack.flower())  # it asks the workers for their queues when it starts
 
     def receive(self, stack: Stack) -> Receiver:
         """The demo account, and a receiver of its webhooks."""
@@ -136,6 +137,8 @@ class Up:
     def stop(self) -> None:
         """Everything that was started, and nothing else."""
         self.closing.close()
+        if self.supervisor.busy:
+            self.screen.say("Stopping; jobs in hand are finished first.")
         self.supervisor.stop()
         self.journal.close()
 

@@ -93,7 +93,7 @@ class Local:
 
     def exported(self) -> dict[str, str]:
         """What a shell has that sourced the env file."""
-        script = f". {shlex.quote(str(self.state / 'env'))} && {sys.executable} -c "
+        script = f". {shlex.quote(str(self.state / 'env'))} && {shlex.quote(sys.executable)} -c "
         script += shlex.quote("import json, os; print(json.dumps(dict(os.environ)))")
         answer = subprocess.run(["/bin/sh", "-c", script], capture_output=True, check=True)
         exported: dict[str, str] = json.loads(answer.stdout)
@@ -257,12 +257,18 @@ def kill_and_await_return(local: Local, part: str) -> None:
 
 
 def check_flower(local: Local) -> None:
-    """Flower knows the worker, and tells only those who log in."""
+    """Flower knows the workers and their queues, and tells only those who log in."""
     exported = local.exported()
-    url = f"{exported['FLOWER_URL']}/api/workers?refresh=1"
+    flower = f"{exported['FLOWER_URL']}/api"
     login = (exported["FLOWER_USER"], exported["FLOWER_PASSWORD"])
-    assert requests.get(url, timeout=10).status_code == 401
-    workers = requests.get(url, auth=login, timeout=10).json()
+    assert requests.get(f"{flower}/workers", timeout=10).status_code == 401
+
+    def queues() -> set[str]:
+        answer = requests.get(f"{flower}/queues/length", auth=login, timeout=10).json()
+        return {queue["name"] for queue in answer["active_queues"]}
+
+    wait_until(lambda: queues() == {"generate.fake", "webhooks", "maintenance"})
+    workers = requests.get(f"{flower}/workers", auth=login, timeout=10).json()
     assert {name.split("@")[0] for name in workers} == {"worker-fake", "delivery"}
 
 

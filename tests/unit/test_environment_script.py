@@ -1,5 +1,6 @@
 """scripts/environment.sh with a Python that only pretends to install."""
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ pip)
     *--version | *--help) ;;
     *constraints.txt*) sleep 0.3; echo install >>"$CALLS"; echo "$SAYS"; exit "${{FAILS:-0}}" ;;
     esac ;;
-*) exec {sys.executable} "$@" ;;
+*) exec {shlex.quote(sys.executable)} "$@" ;;
 esac
 """
 
