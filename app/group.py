@@ -25,7 +25,8 @@ Answer = TypeVar("Answer")
 class _Call(Generic[Item, Answer]):
     item: Item
     woken: threading.Event = field(default_factory=threading.Event)
-    answer: Answer | Exception | None = None
+    # Until it is answered: a leader that is stopped half-way leaves nobody believing in success.
+    answer: Answer | Exception = field(default_factory=lambda: RuntimeError("its leader stopped"))
     done: bool = False
 
 
@@ -54,7 +55,7 @@ class Group(Generic[Item, Answer]):
             self._lead()
         if isinstance(call.answer, Exception):
             raise call.answer
-        return call.answer  # type: ignore[return-value]
+        return call.answer
 
     def _lead(self) -> None:
         """Do the group that begins with the caller's own call, the oldest; pass the lead on."""

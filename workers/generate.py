@@ -36,7 +36,7 @@ def generate(process: Process, serving: Serving) -> None:
     ):
         end = _run(serving, claimed)
         if end is not None:
-            _finish(process, end)
+            _finish(process, claimed, end)
 
 
 def _run(serving: Serving, claimed: Claimed) -> End | None:
@@ -50,9 +50,7 @@ def _run(serving: Serving, claimed: Claimed) -> End | None:
     except GPTQueueError as error:
         return _failed(claimed, error)
     except Exception as error:
-        # Without its words: a library's message can quote the prompt.
-        log.error("job_crashed", error=type(error).__name__, frames=frames(error))
-        return _failed(claimed, GPTQueueError())
+        return _crashed(claimed, error)
 
 
 def _succeeded(claimed: Claimed, generation: Generation) -> End:
@@ -75,9 +73,25 @@ def _failed(claimed: Claimed, error: GPTQueueError) -> End:
     return finish.failed(claimed.lease, code=error.code, message=error.message)
 
 
-def _finish(process: Process, end: End) -> None:
-    """Write how the job ended. While the database is away, what was generated is kept and tried
-    again, until the lease would be long lost.
+def _crashed(claimed: Claimed, error: Exception) -> End:
+    # Without its words: a library's message can quote the prompt.
+    log.error("job_crashed", error=type(error).__name__, frames=frames(error))
+    return _failed(claimed, GPTQueueError())
+
+
+def _finish(process: Process, claimed: Claimed, end: End) -> None:
+    """Write how the job ended, or that it failed if that is what cannot be written."""
+    try:
+        _write(process, end)
+    except DatabaseUnavailable:
+        raise  # the sweep rescues the job when the database is back
+    except Exception as error:
+        _write(process, _crashed(claimed, error))
+
+
+def _write(process: Process, end: End) -> None:
+    """While the database is away, what was generated is kept and tried again, until the lease would
+    be long lost.
     """
     give_up = time.monotonic() + 4 * process.settings.lease_seconds
     while True:

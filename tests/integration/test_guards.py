@@ -203,3 +203,15 @@ def test_a_sender_that_was_replaced_marks_nothing_while_the_other_is_sending(
     assert marked(first, status) == (None, "pending", None)
     assert marked(second, 204) == ("delivered", "delivered", 204)
     assert marked(first, status) == (None, "delivered", 204)
+
+
+def test_a_result_that_cannot_be_stored_fails_the_job_and_releases_its_hold(
+    submit: Submit, work: Callable[[], None], client: FlaskClient, database: Database
+) -> None:
+    job_id = submit().get_json()["id"]
+    with database.transaction() as session:
+        session.execute(text("ALTER TABLE outputs ADD CHECK (job_id IS NULL) NOT VALID"))
+    work()
+    job = client.get(f"/api/v1/jobs/{job_id}").get_json()
+    assert (job["status"], job["charge"]["state"]) == ("failed", "released")
+    assert job["error"]["code"] == "internal_error"

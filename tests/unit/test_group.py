@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -154,3 +155,36 @@ def test_an_error_that_is_given_as_an_answer_is_raised_for_its_item_alone() -> N
     with pytest.raises(ValueError, match="odd"):
         group.do(3)
     assert group.do(4) == 4
+
+
+def test_a_caller_is_not_told_yes_when_its_leader_is_stopped() -> None:
+    gate, began = threading.Event(), threading.Event()
+
+    def run(items: Any) -> Any:
+        if items[0] == 0:
+            began.set()
+            assert gate.wait(10)
+            return items
+        raise SystemExit  # or a GreenletExit, or gevent's Timeout
+
+    group: Group[int, int] = Group(run)
+    answers: list[Any] = []
+
+    def ask(item: int) -> None:
+        try:
+            answers.append((item, group.do(item)))
+        except BaseException as error:
+            answers.append((item, type(error)))
+
+    threads = []
+    for item in (0, 1, 2):
+        threads.append(threading.Thread(target=ask, args=(item,), daemon=True))
+        threads[-1].start()
+        if item == 0:
+            assert began.wait(10)
+        while len(group._waiting) < item:
+            time.sleep(0.001)
+    gate.set()
+    for thread in threads:
+        thread.join(10)
+    assert dict(answers)[2] is RuntimeError
