@@ -50,7 +50,7 @@ class Courier:
             answer = send(parcel, self._settings)
         finally:
             with self._lock:
-                self._in_flight[parcel.host] -= 1
+                self._in_flight -= Counter([parcel.host])  # which forgets hosts at zero
         state = self._marks.do((parcel, answer))
         log.info(
             "webhook_sent",

@@ -140,13 +140,13 @@ def _choose(session: Session, limit: int, room: Callable[[str], int]) -> list[UU
             .order_by(Delivery.next_attempt_at)
             .limit(limit)
         ).all()
-        if not rows:
-            break
         for delivery_id, host in rows:
             free = left.setdefault(host, room(host))
             if free > 0 and len(chosen) < limit:
                 chosen.append(delivery_id)
             left[host] = free - 1
+        if len(rows) < limit:
+            break  # there are no more
     return chosen
 
 
