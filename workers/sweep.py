@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from app import catalog
 from app.jobs.ending import Ended
 from app.jobs.expire import expire_queued
+from app.jobs.forget import forget_keys
 from app.jobs.requeue import queued_by_model, take_missing
 from app.jobs.rescue import rescue
 from app.queues import WEBHOOKS
@@ -21,11 +22,13 @@ _WEBHOOKS_AT_ONCE = 500
 
 
 def sweep(process: Process) -> None:
-    """Rescue, expire, send again. Each part commits by itself."""
+    """Rescue, expire, send again, forget. Each part commits by itself."""
     rescue_lost(process)
     expire_late(process)
     send_missing_messages(process)
     send_due_webhooks(process)
+    with process.database.transaction() as session:
+        forget_keys(session)
 
 
 def rescue_lost(process: Process) -> None:

@@ -8,10 +8,15 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from pytest import Subtests
+from sqlalchemy import select, text
 from werkzeug.test import TestResponse
 
+from app.db import Database
+from app.jobs.tables import IdempotencyKey
 from tests.conftest import Customer
 from tests.integration.conftest import Problem
+from workers.process import Process
+from workers.sweep import sweep
 
 BODY = {"model": "fake", "prompt": "one two three", "max_tokens": 5}
 Post = Callable[..., TestResponse]
@@ -93,6 +98,19 @@ def test_the_same_request_many_times_at_once_makes_one_job(post: Post, client: F
     replayed = [answer.headers.get("Idempotent-Replayed") for answer in answers]
     assert sorted(replayed, key=str) == [None, *["true"] * 7]
     assert _held(client) == 13
+
+
+def test_the_sweep_forgets_keys_after_24_hours_and_no_sooner(
+    post: Post, process: Process, database: Database
+) -> None:
+    post("old")
+    with database.transaction() as session:
+        aged = text("UPDATE idempotency_keys SET created_at = now() - interval '24 hours 1 second'")
+        session.execute(aged)
+    post("young")
+    sweep(process)
+    with database.transaction() as session:
+        assert session.scalars(select(IdempotencyKey.key)).all() == ["young"]
 
 
 def test_a_malformed_key_is_refused(post: Post, problem: Problem, subtests: Subtests) -> None:
