@@ -300,7 +300,12 @@ def test_a_receiver_that_hangs_does_not_hold_up_the_others(
     with database.transaction() as session:
         for event in events:  # one by one: each is due a little later than the one before
             outbox.record(session, [event])
-    courier = Courier(settings.model_copy(update={"webhook_timeout_seconds": 3}), database)
+    courier = Courier(
+        settings.model_copy(
+            update={"webhook_timeout_seconds": 3, "webhook_concurrency_per_host": 4}
+        ),
+        database,
+    )
     threads = [threading.Thread(target=courier.deliver_due) for _ in range(8)]
     for thread in threads:
         thread.start()

@@ -1,0 +1,281 @@
+"""Whatever happens to jobs in whatever order: an end is final, one lease lives, the books balance.
+
+Hypothesis makes up the orders. The suite tries a few, always the same ones; a long run makes up
+its own: ``PROMISE_EXAMPLES=2000 scripts/test tests/integration/test_promise_any_order.py``.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import text
+
+from app.accounts import admin
+from app.billing import ledger
+from app.billing.prices import Price, Usage
+from app.db import Database
+from app.errors import IdempotencyKeyReused, InsufficientCredit, LeaseLost
+from app.jobs import lease
+from app.jobs.cancel import cancel
+from app.jobs.claim import claim
+from app.jobs.ending import Ended
+from app.jobs.expire import expire_queued
+from app.jobs.finish import Result, failed, finish, succeeded
+from app.jobs.rescue import rescue
+from app.jobs.states import TERMINAL, TRANSITIONS
+from app.jobs.submit import Draft, Idempotency, Submitted, submit
+from app.jobs.transition import End, Lease
+from tests import books
+
+EXAMPLES = int(os.environ.get("PROMISE_EXAMPLES", "0"))
+SUITE_EXAMPLES = 30
+STEPS = 40
+URL = "http://here"
+CREDIT = 60  # a job holds 3 to 13 of it
+MAX_ATTEMPTS = 3
+STATUS = {"stop": "succeeded", "cancelled": "cancelled", "deadline": "expired"}
+
+# Numbers of jobs or leases; taken modulo how many there are.
+some = st.integers(min_value=0, max_value=11)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A job, and all that belongs to it, as they were after the last step."""
+
+    status: str
+    attempt: int
+    rows: dict[str, Any]
+
+
+class Jobs(RuleBasedStateMachine):
+    """Every arrow of the state machine, at any time, by its owner or by one who was."""
+
+    numbers = count()
+
+    def __init__(self, database: Database) -> None:
+        super().__init__()
+        self.database = database
+        self.model = f"model-{next(self.numbers)}"  # so that nobody claims jobs of another example
+        self.drafts: list[Draft] = []
+        self.leases: list[Lease] = []
+        self.seen: dict[UUID, Seen] = {}
+
+    @initialize()
+    def open_accounts(self) -> None:
+        with self.database.transaction() as session:
+            self.accounts = [
+                admin.open_account(session, name="test", credit_micros=CREDIT).id for _ in range(2)
+            ]
+
+    def draft(self, which: int, tokens: int) -> Draft:
+        return Draft(
+            account_id=self.accounts[which % 2],
+            kind="generate",
+            model=self.model,
+            version="1",
+            price=Price(1_000_000, 2_000_000),
+            at_most=Usage(3, tokens),
+            parameters={"max_tokens": tokens},
+            prompt="one two three",
+            messages=None,
+            metadata={},
+            webhook_url="http://127.0.0.1:9/" if which % 3 else None,
+            priority=which % 2,
+            deadline_seconds=3600,
+            request_id="r",
+            idempotency=Idempotency(str(uuid4()), bytes([tokens])),
+        )
+
+    @rule(which=st.lists(some, min_size=1, max_size=4), tokens=st.integers(0, 5))
+    def submit(self, which: list[int], tokens: int) -> None:
+        drafts = [self.draft(each, tokens) for each in which]
+        with self.database.transaction() as session:
+            answers = submit(session, drafts)
+        for draft, answer in zip(drafts, answers, strict=True):
+            if isinstance(answer, Submitted):
+                self.drafts.append(draft)
+            else:
+                assert isinstance(answer, InsufficientCredit)
+
+    @precondition(lambda self: self.drafts)
+    @rule(which=some, other=st.booleans())
+    def submit_again(self, which: int, other: bool) -> None:
+        first = self.drafts[which % len(self.drafts)]
+        assert first.idempotency
+        again = replace(first, job_id=uuid4())
+        if other:
+            again = replace(again, idempotency=replace(first.idempotency, request_hash=b"other"))
+        with self.database.transaction() as session:
+            (answer,) = submit(session, [again])
+        if other:
+            assert isinstance(answer, IdempotencyKeyReused)
+        else:
+            assert answer == Submitted(first.job_id)
+
+    @rule(limit=st.integers(1, 4))
+    def claim(self, limit: int) -> None:
+        with self.database.transaction() as session:
+            claimed = claim(
+                session,
+                model=self.model,
+                version="1",
+                worker="w",
+                lease_seconds=3600,
+                limit=limit,
+            )
+        for each in claimed:
+            assert self.seen[each.lease.job_id].status == "queued"
+            assert each.lease.attempt == self.seen[each.lease.job_id].attempt + 1
+        self.leases += [each.lease for each in claimed]
+
+    def is_live(self, held: Lease) -> bool:
+        seen = self.seen[held.job_id]
+        return (seen.status, seen.attempt) == ("running", held.attempt)
+
+    @precondition(lambda self: self.leases)
+    @rule()
+    def renew(self) -> None:
+        with self.database.transaction() as session:
+            kept = lease.renew(session, self.leases, 3600)
+        assert kept == {each for each in self.leases if self.is_live(each)}
+
+    @precondition(lambda self: self.leases)
+    @rule(which=st.lists(some, min_size=1, max_size=4, unique=True), data=st.data())
+    def finish(self, which: list[int], data: st.DataObject) -> None:
+        """By those who own the job, and by zombies, together."""
+        leases = list({self.leases[each % len(self.leases)]: None for each in which})
+        ends = [data.draw(self.end(each)) for each in leases]
+        with self.database.transaction() as session:
+            answers = finish(session, ends, base_url=URL)
+        assert [isinstance(each, Ended) for each in answers] == list(map(self.is_live, leases))
+        assert all(isinstance(each, Ended | LeaseLost) for each in answers)
+
+    def end(self, held: Lease) -> st.SearchStrategy[End]:
+        usage = st.builds(Usage, st.integers(0, 3), st.integers(0, 9))
+        result = st.builds(Result, st.just("a"), st.sampled_from(list(STATUS)), usage)
+        return st.one_of(
+            result.map(lambda each: succeeded(held, each)),
+            st.just(failed(held, code="engine_failed", message="It broke.")),
+        )
+
+    @precondition(lambda self: self.drafts)
+    @rule(which=some)
+    def cancel(self, which: int) -> None:
+        draft = self.drafts[which % len(self.drafts)]
+        with self.database.transaction() as session:
+            ended = cancel(session, draft.account_id, draft.job_id, base_url=URL)
+        assert (ended is not None) == (self.seen[draft.job_id].status == "queued")
+
+    @precondition(lambda self: self.drafts)
+    @rule(which=st.lists(some, min_size=1, max_size=3))
+    def lose_the_workers(self, which: list[int]) -> None:
+        """Their leases run out, and the sweep comes by."""
+        self.let_pass("lease_until", which, "running")
+        with self.database.transaction() as session:
+            rescue(session, max_attempts=MAX_ATTEMPTS, base_url=URL)
+
+    @precondition(lambda self: self.drafts)
+    @rule(which=st.lists(some, min_size=1, max_size=3))
+    def pass_the_deadlines(self, which: list[int]) -> None:
+        self.let_pass("deadline_at", which, "queued")
+        with self.database.transaction() as session:
+            expire_queued(session, base_url=URL)
+
+    def let_pass(self, what: str, which: list[int], status: str) -> None:
+        ids = [self.drafts[each % len(self.drafts)].job_id for each in which]
+        statement = f"UPDATE jobs SET {what} = now() - interval '1 second'"
+        with self.database.transaction() as session:
+            session.execute(
+                text(f"{statement} WHERE id = ANY(:ids) AND status = :status"),
+                {"ids": ids, "status": status},
+            )
+
+    @rule(which=some)
+    def pay_in(self, which: int) -> None:
+        with self.database.transaction() as session:
+            ledger.grant(session, self.accounts[which % 2], 20)
+
+    @invariant()
+    def the_books_balance(self) -> None:
+        with self.database.transaction() as session:
+            assert books.wrong(session, self.accounts) == []
+
+    @invariant()
+    def an_end_is_final_and_every_step_an_arrow(self) -> None:
+        now = self.look()
+        assert now.keys() == {draft.job_id for draft in self.drafts}
+        for job_id, before in self.seen.items():
+            after = now[job_id]
+            assert after.attempt >= before.attempt
+            if before.status in TERMINAL:
+                assert after == before
+            assert before.status == after.status or (before.status, after.status) in TRANSITIONS
+        self.seen = now
+
+    def look(self) -> dict[UUID, Seen]:
+        with self.database.transaction() as session:
+            rows = session.execute(_EVERYTHING, {"model": self.model})
+            return {row.id: Seen(row.status, row.attempt, row.everything) for row in rows}
+
+    def teardown(self) -> None:
+        """Every job can be brought to an end, and then nothing is held any more."""
+        for draft in self.drafts:
+            with self.database.transaction() as session:
+                cancel(session, draft.account_id, draft.job_id, base_url=URL)
+        self.let_pass("lease_until", list(range(len(self.drafts))), "running")
+        with self.database.transaction() as session:
+            rescue(session, max_attempts=MAX_ATTEMPTS, base_url=URL, limit=1000)
+        self.the_books_balance()
+        self.an_end_is_final_and_every_step_an_arrow()
+        assert {seen.status for seen in self.seen.values()} <= TERMINAL
+
+
+_EVERYTHING = text(
+    """
+    SELECT j.id, j.status, j.attempt, jsonb_build_array(
+        to_jsonb(j), to_jsonb(c), to_jsonb(o),
+        (SELECT jsonb_agg(a ORDER BY a.number) FROM attempts a WHERE a.job_id = j.id),
+        (SELECT jsonb_agg(t ORDER BY t.id) FROM transfers t WHERE t.job_id = j.id),
+        (SELECT jsonb_agg(d) FROM webhook_deliveries d WHERE d.job_id = j.id)) AS everything
+    FROM jobs j JOIN charges c ON c.job_id = j.id LEFT JOIN outputs o ON o.job_id = j.id
+    WHERE j.model = :model
+    """
+)
+
+
+@pytest.fixture
+def machine(database: Database) -> Callable[[], Jobs]:
+    """A new example, in the test's own database."""
+    return lambda: Jobs(database)
+
+
+@pytest.mark.timeout(120 + 2 * EXAMPLES)
+def test_in_whatever_order_things_happen_ends_are_final_and_the_books_balance(
+    machine: Callable[[], Jobs],
+) -> None:
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=EXAMPLES or SUITE_EXAMPLES,
+            stateful_step_count=STEPS,
+            derandomize=not EXAMPLES,
+            database=None,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
