@@ -29,6 +29,13 @@ def _parcel(url: str) -> Parcel:
     return Parcel(id=UUID(int=1), attempt=1, host="", url=url, body=b"{}", secret=new_secret())
 
 
+def _read_request(connection: socket.socket) -> None:
+    """Read all of it: closing on what was not read would reset the connection, answer and all."""
+    request = b""
+    while not request.endswith(b"\r\n\r\n{}") and (more := connection.recv(65_536)):
+        request += more
+
+
 class Server(threading.Thread):
     """Accepts one connection after the other and talks to each."""
 
@@ -78,7 +85,7 @@ Serve = Callable[[Talk], Server]
 
 def _says(*texts: bytes) -> Talk:
     def talk(connection: socket.socket) -> None:
-        connection.recv(65_536)
+        _read_request(connection)
         for text in texts:
             connection.sendall(text)
 
@@ -89,7 +96,7 @@ def _drips(text: bytes) -> Talk:
     """Send this over and over, with little pauses, for longer than anybody should listen."""
 
     def talk(connection: socket.socket) -> None:
-        connection.recv(65_536)
+        _read_request(connection)
         for _ in range(200):
             connection.sendall(text)
             time.sleep(0.05)
@@ -126,7 +133,7 @@ def test_a_receiver_that_said_yes_is_not_heard_to_the_end_of_its_headers(serve: 
     ended: list[bool] = []
 
     def talk(connection: socket.socket) -> None:
-        connection.recv(65_536)
+        _read_request(connection)
         connection.sendall(b"HTTP/1.1 200 OK\r\n")
         for number in range(90):
             connection.sendall(b"X-%d: x\r\n" % number)
@@ -234,7 +241,7 @@ def _secure(certificate: Path, key: Path) -> Talk:
 
     def talk(connection: socket.socket) -> None:
         with context.wrap_socket(connection, server_side=True) as stream:
-            stream.recv(65_536)
+            _read_request(stream)
             stream.sendall(OK)
 
     return talk
