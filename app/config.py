@@ -58,7 +58,7 @@ class Settings(BaseSettings):
     )
 
     database_pool_size: int = Field(
-        16, ge=1, description="Database connections per process, at most."
+        16, ge=1, description="Database connections per process, at most; two more for reads."
     )
     broker_timeout_seconds: float = Field(
         2.0,

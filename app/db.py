@@ -29,6 +29,7 @@ from app.config import Settings
 from app.errors import DatabaseUnavailable
 
 FRESH_SECONDS = 1.0
+_READERS = 2  # connections for single statements, per process
 
 
 class Base(DeclarativeBase):
@@ -63,8 +64,9 @@ class Database:
     def __init__(self, settings: Settings, schema: MetaData) -> None:
         """``schema`` is ``app.schema.metadata``: asked for, so that every table is declared."""
         self.schema = schema
-        self.engine = _engine(settings)
-        self._single = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self.engine = _engine(settings, pool_size=settings.database_pool_size)
+        # A pool of its own: a connection whose mode is changed at each use can break at the change.
+        self._single = _engine(settings, pool_size=_READERS, isolation_level="AUTOCOMMIT")
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
@@ -91,6 +93,7 @@ class Database:
     def close(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
+        self._single.dispose()
 
 
 @contextmanager
@@ -120,10 +123,9 @@ def psycopg2_url(url: str) -> str:
     return parsed.set(drivername="postgresql+psycopg2").render_as_string(hide_password=False)
 
 
-def _engine(settings: Settings) -> Engine:
+def _engine(settings: Settings, **options: Any) -> Engine:
     engine = create_engine(
         psycopg2_url(settings.database_url),
-        pool_size=settings.database_pool_size,
         max_overflow=0,
         pool_timeout=10,
         json_serializer=_as_json,
@@ -135,6 +137,7 @@ def _engine(settings: Settings) -> Engine:
             "keepalives_interval": 5,
             "keepalives_count": 3,
         },
+        **options,
     )
     event.listen(engine, "handle_error", _shorten)
     event.listen(engine, "checkin", _note_use)

@@ -112,14 +112,14 @@ class Broker:
         except RedisError as error:
             log.warning("announce_failed", error=str(error))
 
-    def ended_jobs(self, until: Callable[[], bool]) -> Iterable[str]:
+    def ended_jobs(self, until: Callable[[], bool]) -> Iterable[UUID]:
         """The ids of jobs as they end; raises RedisError when the broker goes away."""
         with self._redis.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
             channel.subscribe(_ENDED_CHANNEL)
             while not until():
                 message = channel.get_message(timeout=1.0)
                 if message is not None:
-                    yield message["data"].decode()
+                    yield UUID(message["data"].decode())
 
     def depth(self, queue: str) -> int:
         """Messages in a queue; raises RedisError."""

@@ -1,5 +1,8 @@
 """HTTP: parse, call, render. ``create_app`` is the composition root of an API process."""
 
+from collections.abc import Collection
+from uuid import UUID
+
 import structlog
 from flask import Flask
 from sentry_sdk.integrations.flask import FlaskIntegration
@@ -11,6 +14,7 @@ from app.api.services import Services
 from app.api.submitting import Submitter
 from app.api.waiters import Waiters
 from app.db import Database
+from app.jobs import queries
 from app.queues import Broker
 
 
@@ -32,7 +36,7 @@ def create_app(settings: config.Settings | None = None) -> Flask:
         broker=broker,
         submitter=Submitter(settings, database, broker),
         authenticator=Authenticator(database),
-        waiters=Waiters(broker),
+        waiters=Waiters(broker, lambda job_ids: _ended(database, job_ids)),
     )
     requestids.install(app)
     problems.install(app)
@@ -40,3 +44,8 @@ def create_app(settings: config.Settings | None = None) -> Flask:
         app.register_blueprint(part.blueprint, url_prefix="/api/v1")
     structlog.get_logger(__name__).info("api_started")
     return app
+
+
+def _ended(database: Database, job_ids: Collection[UUID]) -> set[UUID]:
+    with database.statement() as session:
+        return queries.ended(session, job_ids)

@@ -214,13 +214,8 @@ def _when_ended(principal: Principal, document: JobDocument) -> JobDocument:
     seconds = _preferred_wait()
     if not seconds or document.status in TERMINAL:
         return document
-    services().waiters.wait(document.id, lambda: _has_ended(principal, document.id), seconds)
+    services().waiters.wait(document.id, seconds)
     return _read(principal, document.id)
-
-
-def _has_ended(principal: Principal, job_id: UUID) -> bool:
-    with services().database.transaction() as session:
-        return queries.is_terminal(session, principal.account_id, job_id)
 
 
 def _preferred_wait() -> float:

@@ -1,6 +1,6 @@
 """Reading jobs: one, a page of them, and what they used. Every query names the account."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from uuid import UUID
@@ -11,7 +11,6 @@ from sqlalchemy.orm import Session
 from app.billing.tables import Charge
 from app.errors import JobNotFound
 from app.jobs.document import JobDocument, render
-from app.jobs.states import TERMINAL, Status
 from app.jobs.tables import Attempt, Job, Output
 from app.jobs.waiting import why_waiting
 
@@ -25,9 +24,11 @@ def owned_job(session: Session, account_id: UUID, job_id: UUID, *, lock: bool = 
     return job
 
 
-def is_terminal(session: Session, account_id: UUID, job_id: UUID) -> bool:
-    """Whether the job has ended; raises JobNotFound."""
-    return Status(owned_job(session, account_id, job_id).status) in TERMINAL
+def ended(session: Session, job_ids: Collection[UUID]) -> set[UUID]:
+    """Which of these jobs have ended."""
+    return set(
+        session.scalars(select(Job.id).where(Job.id.in_(job_ids), Job.finished_at.is_not(None)))
+    )
 
 
 def read(

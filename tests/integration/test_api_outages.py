@@ -110,15 +110,18 @@ def test_without_a_database_everything_that_needs_one_says_503_and_when_to_try_a
 @pytest.fixture
 def cut(api: Flask, database: Database) -> Callable[[str], None]:
     """Cut the API's connection in the middle of a transaction: after this statement."""
-    engine = api.extensions["gptqueue"].database.engine
+    database_of_api = api.extensions["gptqueue"].database
 
     def arm(beginning: str) -> None:
+        armed = [True]
+
         def after(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
-            if statement.startswith(beginning):
-                event.remove(engine, "after_cursor_execute", after)
+            if armed and statement.startswith(beginning):
+                armed.clear()
                 _terminate(database, cursor.connection.get_backend_pid())
 
-        event.listen(engine, "after_cursor_execute", after)
+        for engine in (database_of_api.engine, database_of_api._single):
+            event.listen(engine, "after_cursor_execute", after)
 
     return arm
 
@@ -201,7 +204,7 @@ def test_once_a_job_is_stored_the_database_may_go_away_and_the_answer_is_yes(
     client: FlaskClient, cut: Callable[[str], None], settings: Settings
 ) -> None:
     before = _messages(settings.redis_url)
-    cut("SELECT jobs.id")  # the first look of a request that waits
+    cut("SELECT jobs.id, jobs.account_id")  # when the wait is over and the job is read
     response = client.post("/api/v1/generate", json=BODY, headers={"Prefer": "wait=1"})
     assert response.status_code == 202
     job = response.get_json()
