@@ -99,7 +99,9 @@ class Settings(BaseSettings):
         15.0, gt=0, description="How long a webhook receiver may take to answer."
     )
     webhook_concurrency_per_host: int = Field(
-        8, ge=1, description="Deliveries that one process sends to one receiver at a time."
+        8,
+        ge=1,
+        description="Deliveries of a process to one host at a time; twice per account.",
     )
     webhook_allowed_networks: Annotated[tuple[Network, ...], NoDecode] = Field(
         (),

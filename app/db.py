@@ -29,6 +29,10 @@ from app.config import Settings
 from app.errors import DatabaseUnavailable
 
 FRESH_SECONDS = 1.0
+# So that nothing waits for ever behind a lock that somebody forgot; each becomes a 503.
+_TIME_LIMITS = (
+    "-c statement_timeout=15s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s"
+)
 _READERS = 2  # connections for single statements, per process
 
 
@@ -109,7 +113,7 @@ def _unavailable() -> Iterator[None]:
 
 
 def _as_json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), default=_as_text)
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, default=_as_text)
 
 
 def _as_text(value: Any) -> str:
@@ -136,6 +140,8 @@ def _engine(settings: Settings, **options: Any) -> Engine:
             "keepalives_idle": 10,
             "keepalives_interval": 5,
             "keepalives_count": 3,
+            "tcp_user_timeout": 10_000,
+            "options": _TIME_LIMITS,
         },
         **options,
     )

@@ -13,9 +13,12 @@ from typing import Generic, TypeVar
 
 import structlog
 
-from app.errors import GPTQueueError
+from app.errors import DatabaseUnavailable, GPTQueueError
 
 log = structlog.get_logger(__name__)
+
+# Longer than any statement may take (app/db.py).
+PATIENCE_SECONDS = 20.0
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -34,44 +37,83 @@ class Group(Generic[Item, Answer]):
     """One function for many items, called by many threads (or greenlets) with one item each."""
 
     def __init__(
-        self, run: Callable[[Sequence[Item]], Sequence[Answer | Exception]], limit: int = 64
+        self,
+        run: Callable[[Sequence[Item]], Sequence[Answer | Exception]],
+        limit: int = 64,
+        weigh: Callable[[Item], int] = lambda item: 1,
     ) -> None:
-        """``run`` gives an answer, or an error to raise, for each of at most ``limit`` items."""
+        """``run`` gives an answer, or an error to raise, for each item of a group. The weights
+        of its items add up to ``limit`` at most, unless it is one alone.
+        """
         self._run = run
         self._limit = limit
+        self._weigh = weigh
         self._lock = threading.Lock()
         self._waiting: deque[_Call[Item, Answer]] = deque()
         self._busy = False
 
     def do(self, item: Item) -> Answer:
-        """The answer for this item; raises the error that ``run`` gave for it or raised."""
+        """The answer for this item; raises the error that ``run`` gave for it or raised, and
+        DatabaseUnavailable when those before it do not come to an end.
+        """
         call: _Call[Item, Answer] = _Call(item)
         with self._lock:
             self._waiting.append(call)
             leads, self._busy = not self._busy, True
         if not leads:
-            call.woken.wait()
+            self._wait(call)
         if not call.done:
             self._lead()
         if isinstance(call.answer, Exception):
             raise call.answer
         return call.answer
 
+    def _wait(self, call: _Call[Item, Answer]) -> None:
+        """Until the call is answered or has the lead."""
+        try:
+            if call.woken.wait(PATIENCE_SECONDS):
+                return
+        except BaseException:  # a greenlet can be killed while it waits
+            self._leave(call)
+            raise
+        self._leave(call)
+        if not call.done:
+            raise DatabaseUnavailable
+
+    def _leave(self, call: _Call[Item, Answer]) -> None:
+        """Wait no longer; a lead that was just handed over goes to the next."""
+        with self._lock:
+            if call in self._waiting:
+                self._waiting.remove(call)
+                if call.woken.is_set():
+                    self._pass_on()
+
     def _lead(self) -> None:
         """Do the group that begins with the caller's own call, the oldest; pass the lead on."""
-        with self._lock:
-            calls = [self._waiting.popleft() for _ in range(min(self._limit, len(self._waiting)))]
+        calls: list[_Call[Item, Answer]] = []
         try:
+            with self._lock:
+                self._take(calls)
             self._answer(calls)
         finally:
             with self._lock:
-                self._busy = bool(self._waiting)
-                next_leader = self._waiting[0] if self._waiting else None
-            if next_leader is not None:
-                next_leader.woken.set()
+                self._pass_on()
             for call in calls:
                 call.done = True
                 call.woken.set()
+
+    def _take(self, calls: list[_Call[Item, Answer]]) -> None:
+        weight = 0
+        while self._waiting:
+            weight += self._weigh(self._waiting[0].item)
+            if calls and weight > self._limit:
+                return
+            calls.append(self._waiting.popleft())
+
+    def _pass_on(self) -> None:
+        self._busy = bool(self._waiting)
+        if self._waiting:
+            self._waiting[0].woken.set()
 
     def _answer(self, calls: list[_Call[Item, Answer]]) -> None:
         try:

@@ -13,7 +13,7 @@ from celery import Celery
 from kombu.transport.redis import Channel
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.client import Pipeline
 from redis.retry import Retry
 
 from app.config import Settings
@@ -107,10 +107,7 @@ class Broker:
         pipeline = self._redis.pipeline(transaction=False)
         for job_id in job_ids:
             pipeline.publish(_ENDED_CHANNEL, str(job_id))
-        try:
-            pipeline.execute()
-        except RedisError as error:
-            log.warning("announce_failed", error=str(error))
+        self._send(pipeline)
 
     def ended_jobs(self, until: Callable[[], bool]) -> Iterable[UUID]:
         """The ids of jobs as they end; raises RedisError when the broker goes away."""
@@ -134,15 +131,20 @@ class Broker:
         return dict(zip(names, pipeline.execute(), strict=True))
 
     def _push(self, messages: Sequence[tuple[str, UUID, str]]) -> None:
-        """Publish, or not: the rows are committed, and the sweep sends what is missing."""
-        if not messages or time.monotonic() < self._silent_until:
-            return
         pipeline = self._redis.pipeline(transaction=False)
         for task, row_id, queue in messages:
             pipeline.lpush(queue, encode(task, row_id, queue))
+        self._send(pipeline)
+
+    def _send(self, pipeline: Pipeline) -> None:
+        """Send, or not: the rows are committed, and the sweep sends what is missing."""
+        started = time.monotonic()
+        if not len(pipeline) or started < self._silent_until:
+            return
         try:
             pipeline.execute()
-        except RedisError as error:
+        except Exception as error:  # whatever it is, the caller's work is done and must stay so
             # A broker that hangs must not make every request wait for its time-out.
-            self._silent_until = time.monotonic() + _SILENCE_SECONDS
-            log.warning("publish_failed", messages=len(messages), error=str(error))
+            ended = time.monotonic()
+            self._silent_until = ended + _SILENCE_SECONDS + 2 * (ended - started)
+            log.warning("publish_failed", messages=len(pipeline), error=str(error))

@@ -26,6 +26,10 @@ class JSONLines(logging.Formatter):
         return json.dumps(line)
 
 
+# How long PostgreSQL may say nothing, more than a statement may take (app/db.py). libpq's own limit
+# for connecting does not apply where psycopg2 waits like this.
+SILENCE_SECONDS = 17.0
+
 worker_class = "gevent"
 workers = 2
 worker_connections = 1000
@@ -62,13 +66,14 @@ def _wait(connection: Any) -> None:
     from gevent.socket import wait_read, wait_write
     from psycopg2 import extensions
 
+    timed_out = psycopg2.OperationalError("PostgreSQL does not answer")
     while True:
         state = connection.poll()
         if state == extensions.POLL_OK:
             return
         if state == extensions.POLL_READ:
-            wait_read(connection.fileno())
+            wait_read(connection.fileno(), SILENCE_SECONDS, timed_out)
         elif state == extensions.POLL_WRITE:
-            wait_write(connection.fileno())
+            wait_write(connection.fileno(), SILENCE_SECONDS, timed_out)
         else:
             raise psycopg2.OperationalError(f"unexpected answer {state} from poll()")

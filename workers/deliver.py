@@ -1,7 +1,8 @@
 """The task of the webhook queue: send what is due until nothing is.
 
 The delivery that a message names is only a hint, like a job's. A host may have only so many
-deliveries in flight, so that one that hangs does not take every thread from the others.
+deliveries in flight, and an account twice as many, so that receivers that hang do not take every
+thread from the others.
 """
 
 import threading
@@ -15,7 +16,7 @@ from app.config import Settings
 from app.db import Database
 from app.group import Group
 from app.webhooks import outbox
-from app.webhooks.outbox import Parcel, Sent
+from app.webhooks.outbox import Lane, Parcel, Sent
 from app.webhooks.sending import send
 from app.webhooks.tables import DeliveryState
 
@@ -31,7 +32,7 @@ class Courier:
     def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
         self._database = database
-        self._in_flight: Counter[str] = Counter()
+        self._in_flight: Counter[Lane] = Counter()
         self._lock = threading.Lock()
         self._claims: Group[None, Parcel | None] = Group(self._claim)
         self._marks: Group[Sent, DeliveryState | None] = Group(self._mark)
@@ -50,7 +51,7 @@ class Courier:
             answer = send(parcel, self._settings)
         finally:
             with self._lock:
-                self._in_flight -= Counter([parcel.host])  # which forgets hosts at zero
+                self._in_flight -= Counter(_lanes(parcel))  # which forgets those at zero
         state = self._marks.do((parcel, answer))
         log.info(
             "webhook_sent",
@@ -70,13 +71,19 @@ class Courier:
                 lease_seconds=self._settings.webhook_timeout_seconds + _MARGIN_SECONDS,
             )
         with self._lock:
-            self._in_flight.update(parcel.host for parcel in parcels)
+            self._in_flight.update(lane for parcel in parcels for lane in _lanes(parcel))
         return [*parcels, *[None] * (len(callers) - len(parcels))]
 
-    def _room(self, host: str) -> int:
+    def _room(self, lane: Lane) -> int:
+        per_host = self._settings.webhook_concurrency_per_host
+        limit = per_host if isinstance(lane, str) else 2 * per_host
         with self._lock:
-            return self._settings.webhook_concurrency_per_host - self._in_flight[host]
+            return limit - self._in_flight[lane]
 
     def _mark(self, sent: Sequence[Sent]) -> list[DeliveryState | None]:
         with self._database.transaction() as session:
             return outbox.mark(session, sent)
+
+
+def _lanes(parcel: Parcel) -> tuple[Lane, ...]:
+    return parcel.host, parcel.account_id

@@ -22,13 +22,18 @@ _WEBHOOKS_AT_ONCE = 500
 
 
 def sweep(process: Process) -> None:
-    """Rescue, expire, send again, forget. Each part commits by itself."""
-    rescue_lost(process)
-    expire_late(process)
-    send_missing_messages(process)
-    send_due_webhooks(process)
-    with process.database.transaction() as session:
-        forget_keys(session)
+    """Rescue, expire, send again, forget. Each part commits by itself, and fails by itself."""
+    for part in (
+        rescue_lost,
+        expire_late,
+        send_missing_messages,
+        send_due_webhooks,
+        forget_old_keys,
+    ):
+        try:
+            part(process)
+        except Exception:
+            log.exception("sweep_failed", part=part.__name__)
 
 
 def rescue_lost(process: Process) -> None:
@@ -89,3 +94,12 @@ def send_due_webhooks(process: Process) -> None:
     with process.database.transaction() as session:
         due = outbox.due(session, room)
     process.broker.enqueue_deliveries(due)
+
+
+def forget_old_keys(process: Process) -> None:
+    """Idempotency keys that are past their life."""
+    until = time.monotonic() + process.settings.sweep_seconds
+    more = True
+    while more and time.monotonic() < until:
+        with process.database.transaction() as session:
+            more = forget_keys(session)

@@ -47,7 +47,7 @@ def _refusal(error: ValidationError, model: type[BaseModel]) -> GPTQueueError:
 
 
 def _problem(error: Any, model: type[BaseModel]) -> dict[str, str]:
-    place = ".".join(str(part) for part in error["loc"]) or "body"
+    place = ".".join(str(part)[:100] for part in error["loc"]) or "body"
     if error["type"] != "extra_forbidden":
         return {"field": place, "message": error["msg"]}
     meant = get_close_matches(place, model.model_fields, n=1)

@@ -37,7 +37,7 @@ class Submitter:
         self._database = database
         self._broker = broker
         self._queue = Queue(settings.lease_seconds)
-        self._group: Group[Draft, Accepted] = Group(self._submit)
+        self._group: Group[Draft, Accepted] = Group(self._submit, weigh=_weight)
 
     def submit(self, draft: Draft) -> Accepted:
         """Store the job, hold its price, tell its workers.
@@ -97,6 +97,12 @@ class Queue:
         position = min(end.position + self._joined[place], COUNTED_AT_MOST)
         self._joined[place] += 1
         return WaitingDocument(reason=end.reason, position=position)
+
+
+def _weight(draft: Draft) -> int:
+    """Long prompts make small groups, so that nobody waits for a transaction of many megabytes."""
+    texts = [draft.prompt or "", *(each["content"] for each in draft.messages or ())]
+    return 1 + sum(map(len, texts)) // 16_000
 
 
 def _place(draft: Draft) -> Place:

@@ -7,8 +7,8 @@ from app.jobs.submit import KEYS_LIVE
 from app.jobs.tables import IdempotencyKey
 
 
-def forget_keys(session: Session, limit: int = 1000) -> None:
-    """Delete the oldest keys that are past their life, ``limit`` at most."""
+def forget_keys(session: Session, limit: int = 1000) -> bool:
+    """Delete the oldest keys past their life, ``limit`` at most; whether there were any."""
     key = tuple_(IdempotencyKey.account_id, IdempotencyKey.key)
     old = (
         select(IdempotencyKey.account_id, IdempotencyKey.key)
@@ -17,6 +17,10 @@ def forget_keys(session: Session, limit: int = 1000) -> None:
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
-    session.execute(
-        delete(IdempotencyKey).where(key.in_(old)).execution_options(synchronize_session=False)
-    )
+    gone = session.scalars(
+        delete(IdempotencyKey)
+        .where(key.in_(old))
+        .returning(IdempotencyKey.job_id)
+        .execution_options(synchronize_session=False)
+    ).all()
+    return bool(gone)

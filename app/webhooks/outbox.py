@@ -15,6 +15,8 @@ from app.webhooks import addresses
 from app.webhooks.schedule import delay_after
 from app.webhooks.tables import Delivery, DeliveryState, WebhookSecret
 
+Lane = str | UUID  # what deliveries can be too many of: a host, or an account
+
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
@@ -22,6 +24,7 @@ class Parcel:
 
     id: UUID
     attempt: int
+    account_id: UUID
     host: str
     url: str
     body: bytes
@@ -87,12 +90,12 @@ def due(session: Session, limit: int) -> list[UUID]:
 
 
 def claim(
-    session: Session, *, limit: int, room: Callable[[str], int], lease_seconds: float
+    session: Session, *, limit: int, room: Callable[[Lane], int], lease_seconds: float
 ) -> list[Parcel]:
     """Take due deliveries for one attempt each, longest due first, ``limit`` at most.
 
-    ``room`` says how many more a host may have in flight. The next attempt of what is taken moves
-    ``lease_seconds`` away, so that a sender that dies is replaced then.
+    ``room`` says how many more of a host, or of an account, may be in flight. The next attempt of
+    what is taken moves ``lease_seconds`` away, so that a sender that dies is replaced then.
     """
     chosen = _choose(session, limit, room)
     if not chosen:
@@ -115,6 +118,7 @@ def claim(
         Parcel(
             id=delivery.id,
             attempt=delivery.attempts,
+            account_id=delivery.account_id,
             host=delivery.host,
             url=delivery.url,
             body=delivery.body.encode(),
@@ -124,27 +128,36 @@ def claim(
     ]
 
 
-def _choose(session: Session, limit: int, room: Callable[[str], int]) -> list[UUID]:
-    """Due deliveries, no more of one host than it has room for.
+def _choose(session: Session, limit: int, room: Callable[[Lane], int]) -> list[UUID]:
+    """Due deliveries, no more of one host or account than there is room for.
 
-    Hosts that turn out to be full are left out of the next look, so that what waits behind them is
+    Those that turn out to be full are left out of the next look, so that what waits behind them is
     seen however much of theirs there is.
     """
-    left: dict[str, int] = {}
+    hosts: dict[str, int] = {}
+    accounts: dict[UUID, int] = {}
     chosen: list[UUID] = []
     while len(chosen) < limit:
-        full = [host for host, free in left.items() if free <= 0]
         rows = session.execute(
-            select(Delivery.id, Delivery.host)
-            .where(_DUE, Delivery.id.not_in(chosen), Delivery.host.not_in(full))
+            select(Delivery.id, Delivery.host, Delivery.account_id)
+            .where(
+                _DUE,
+                Delivery.id.not_in(chosen),
+                Delivery.host.not_in([host for host, free in hosts.items() if free <= 0]),
+                Delivery.account_id.not_in([each for each, free in accounts.items() if free <= 0]),
+            )
             .order_by(Delivery.next_attempt_at)
             .limit(limit)
         ).all()
-        for delivery_id, host in rows:
-            free = left.setdefault(host, room(host))
+        for delivery_id, host, account_id in rows:
+            free = min(
+                hosts.setdefault(host, room(host)),
+                accounts.setdefault(account_id, room(account_id)),
+            )
             if free > 0 and len(chosen) < limit:
                 chosen.append(delivery_id)
-            left[host] = free - 1
+                hosts[host] -= 1
+                accounts[account_id] -= 1
         if len(rows) < limit:
             break  # there are no more
     return chosen

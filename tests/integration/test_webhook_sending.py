@@ -26,7 +26,15 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
 
 def _parcel(url: str) -> Parcel:
-    return Parcel(id=UUID(int=1), attempt=1, host="", url=url, body=b"{}", secret=new_secret())
+    return Parcel(
+        id=UUID(int=1),
+        attempt=1,
+        account_id=UUID(int=2),
+        host="",
+        url=url,
+        body=b"{}",
+        secret=new_secret(),
+    )
 
 
 def _read_request(connection: socket.socket) -> None:

@@ -4,6 +4,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from uuid import uuid4
@@ -14,7 +15,6 @@ from redis import Redis
 from sqlalchemy import select, text, update
 from standardwebhooks import Webhook
 
-from app.config import Settings
 from app.db import Database
 from app.webhooks import outbox
 from app.webhooks.tables import Delivery
@@ -283,34 +283,39 @@ def test_a_deliverer_that_died_is_replaced_and_cannot_write_any_more(
 
 
 @pytest.fixture
-def hanging() -> Iterator[str]:
-    """The URL of a receiver that takes connections and never answers."""
-    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
-        yield f"http://127.0.0.1:{server.getsockname()[1]}/"
+def hanging() -> Iterator[list[str]]:
+    """The URLs of receivers that take connections and never answer."""
+    with ExitStack() as closing:
+        servers = [socket.create_server(("127.0.0.1", 0), backlog=64) for _ in range(5)]
+        for server in servers:
+            closing.enter_context(server)
+        yield [f"http://127.0.0.1:{server.getsockname()[1]}/" for server in servers]
 
 
-def test_a_receiver_that_hangs_does_not_hold_up_the_others(
-    hanging: str, receiver: Receiver, customer: Customer, database: Database, settings: Settings
+@pytest.mark.parametrize("receivers", [1, 5])
+def test_receivers_that_hang_do_not_hold_up_those_of_others(
+    hanging: list[str],
+    receiver: Receiver,
+    new_customer: Callable[[], Customer],
+    process: Process,
+    receivers: int,
 ) -> None:
-    urls = [hanging] * 50 + [receiver.url] * 3
-    events = [
-        outbox.Event(account_id=customer.id, job_id=uuid4(), type="job.failed", url=url, body="{}")
-        for url in urls
-    ]
-    with database.transaction() as session:
-        for event in events:  # one by one: each is due a little later than the one before
+    # One receiver of many accounts, or many of one.
+    accounts = [new_customer().id for _ in range(6 - receivers)]
+    hooks = [(accounts[n % len(accounts)], hanging[n % receivers]) for n in range(50)]
+    for account_id, url in [*hooks, *[(new_customer().id, receiver.url)] * 3]:
+        event = outbox.Event(
+            account_id=account_id, job_id=uuid4(), type="job.failed", url=url, body="{}"
+        )
+        with process.database.transaction() as session:  # each is due a little later
             outbox.record(session, [event])
-    courier = Courier(
-        settings.model_copy(
-            update={"webhook_timeout_seconds": 3, "webhook_concurrency_per_host": 4}
-        ),
-        database,
-    )
+    few = {"webhook_timeout_seconds": 3, "webhook_concurrency_per_host": 2}
+    courier = Courier(process.settings.model_copy(update=few), process.database)
     threads = [threading.Thread(target=courier.deliver_due) for _ in range(8)]
     for thread in threads:
         thread.start()
     assert receiver.wait_for(3, seconds=2.5)  # before any of the hanging ones has given up
-    with database.transaction() as session:
+    with process.database.transaction() as session:
         session.execute(update(Delivery).values(state="abandoned", ended_at=text("now()")))
     for thread in threads:
         thread.join()

@@ -188,3 +188,43 @@ def test_a_caller_is_not_told_yes_when_its_leader_is_stopped() -> None:
     for thread in threads:
         thread.join(10)
     assert dict(answers)[2] is RuntimeError
+
+
+def test_a_caller_gives_up_on_a_leader_that_never_ends_and_harms_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("app.group.PATIENCE_SECONDS", 0.2)
+    doubling = Doubling()
+    leader = threading.Thread(target=doubling.group.do, args=(1,))
+    leader.start()
+    assert doubling.began.acquire(timeout=PATIENCE_SECONDS)
+    with pytest.raises(DatabaseUnavailable):
+        doubling.group.do(2)
+    doubling.gate.set()
+    leader.join()
+    assert doubling.group.do(3) == 6
+    assert doubling.together == [[1], [3]]
+
+
+def test_heavy_items_make_small_groups() -> None:
+    together: list[list[int]] = []
+    gate, began = threading.Event(), threading.Event()
+
+    def run(items: Sequence[int]) -> Sequence[int]:
+        began.set()
+        assert gate.wait(PATIENCE_SECONDS)
+        together.append(list(items))
+        return items
+
+    group: Group[int, int] = Group(run, limit=10, weigh=lambda item: item)
+    threads = []
+    for item in (1, 6, 5, 4, 30, 2):
+        threads.append(threading.Thread(target=group.do, args=(item,)))
+        threads[-1].start()
+        assert began.wait(PATIENCE_SECONDS)
+        while item != 1 and item not in [call.item for call in list(group._waiting)]:
+            time.sleep(0.001)
+    gate.set()
+    for thread in threads:
+        thread.join()
+    assert together == [[1], [6], [5, 4], [30], [2]]
