@@ -31,7 +31,7 @@ from app.errors import DatabaseUnavailable
 FRESH_SECONDS = 1.0
 # So that nothing waits for ever behind a lock that somebody forgot; each becomes a 503.
 _TIME_LIMITS = (
-    "-c statement_timeout=15s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s"
+    "-c statement_timeout=15s -c lock_timeout=10s -c idle_in_transaction_session_timeout=10s"
 )
 _READERS = 2  # connections for single statements, per process
 
@@ -146,6 +146,7 @@ def _engine(settings: Settings, **options: Any) -> Engine:
         **options,
     )
     event.listen(engine, "handle_error", _shorten)
+    event.listen(engine, "connect", _note_use)  # a new one needs no test
     event.listen(engine, "checkin", _note_use)
     event.listen(engine, "checkout", _test_if_idle)
     return engine

@@ -14,6 +14,7 @@ import structlog
 
 from app.config import Settings
 from app.db import Database
+from app.errors import DatabaseUnavailable
 from app.group import Group
 from app.webhooks import outbox
 from app.webhooks.outbox import Lane, Parcel, Sent
@@ -41,10 +42,14 @@ class Courier:
         """Send webhooks that are due, one after the other."""
         until = time.monotonic() + _SHIFT_SECONDS
         while time.monotonic() < until:
-            parcel = self._claims.do(None)
-            if parcel is None:
+            try:
+                parcel = self._claims.do(None)
+                if parcel is None:
+                    return
+                self._deliver(parcel)
+            except DatabaseUnavailable:
+                log.warning("delivery_missed")  # it is due again when its lease ends
                 return
-            self._deliver(parcel)
 
     def _deliver(self, parcel: Parcel) -> None:
         try:

@@ -25,7 +25,11 @@ _RETRY_SECONDS = 0.5
 
 def generate(process: Process, serving: Serving) -> None:
     """Do one job of this model, if one waits."""
-    claimed = serving.claim_next()
+    try:
+        claimed = serving.claim_next()
+    except DatabaseUnavailable:
+        log.warning("claim_missed")  # the sweep sends another message
+        return
     if claimed is None:
         return
     with (

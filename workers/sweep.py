@@ -4,9 +4,11 @@ import time
 from collections.abc import Callable
 
 import structlog
+from redis.exceptions import RedisError
 from sqlalchemy.orm import Session
 
 from app import catalog
+from app.errors import DatabaseUnavailable
 from app.jobs.ending import Ended
 from app.jobs.expire import expire_queued
 from app.jobs.forget import forget_keys
@@ -32,6 +34,8 @@ def sweep(process: Process) -> None:
     ):
         try:
             part(process)
+        except (DatabaseUnavailable, RedisError) as error:
+            log.warning("sweep_missed", part=part.__name__, error=str(error))
         except Exception:
             log.exception("sweep_failed", part=part.__name__)
 

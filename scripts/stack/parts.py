@@ -58,9 +58,9 @@ class Stack:
         )
         return _part("api", command, Client(self.choices.url).healthy)
 
-    def worker(self, model: str) -> Part:
-        """The worker of one model; it is ready when the model is loaded."""
-        name, client = f"worker-{model}", Client(self.choices.url)
+    def worker(self, model: str, *, name: str = "") -> Part:
+        """A worker of one model, under a name of its own; it is ready when the model is loaded."""
+        name, client = name or f"worker-{model}", Client(self.choices.url)
         command = self._worker(name, f"generate.{model}", threads=16)
         return replace(
             _part(name, command, lambda: client.has_worker(model, "ready")),

@@ -13,6 +13,7 @@ from sqlalchemy import event, text
 from app.api import create_app
 from app.config import Settings
 from app.db import Database
+from app.errors import DatabaseUnavailable
 from app.jobs.tables import IdempotencyKey, Job
 from tests.conftest import Customer
 from tests.integration.conftest import Problem
@@ -212,3 +213,17 @@ def test_once_a_job_is_stored_the_database_may_go_away_and_the_answer_is_yes(
     assert response.headers["Location"] == job["urls"]["get"]
     assert _messages(settings.redis_url) == before + 1
     assert client.get(f"/api/v1/jobs/{job['id']}").get_json()["id"] == job["id"]
+
+
+def test_a_database_that_ends_every_connection_is_unavailable_and_nothing_worse(
+    settings: Settings, database: Database
+) -> None:
+    struck = Database(settings, database.schema)
+
+    def strike(connection: Any, _: Any) -> None:
+        _terminate(database, connection.get_backend_pid())
+
+    event.listen(struck.engine, "connect", strike)
+    with pytest.raises(DatabaseUnavailable), struck.transaction() as session:
+        session.execute(text("SELECT 1"))
+    struck.close()

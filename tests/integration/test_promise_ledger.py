@@ -106,7 +106,7 @@ def test_a_balance_cannot_fall_below_zero(database: Database, customer: Customer
             "UPDATE jobs SET finished_at = now(), status = 'failed'",
             "its hold does not live as it does",
         ),
-        ("UPDATE jobs SET attempt = 1", "its attempts are not counted"),
+        ("UPDATE jobs SET attempt = 1", "its tries are not counted"),
         ("DELETE FROM charges; DELETE FROM prompts; DELETE FROM jobs", "money moved for a job"),
     ],
 )

@@ -1,0 +1,61 @@
+"""A worker that is killed when it comes to a named point, or to a job that is poison.
+
+``celery -A tests.acceptance.crashing_worker worker``, with CRASH_FILE as for the API; and with
+BROKER_CHECK_SECONDS, since no test has time for the 25 after which a worker asks whether its
+connection to the broker still works, and for as many more that it waits for an answer.
+"""
+
+import os
+import signal
+from collections.abc import Collection
+
+from app.jobs.claim import Claimed
+from app.jobs.ending import Ended
+from app.jobs.transition import End
+from tests.acceptance.crashing import reach
+from workers import entrypoint
+from workers.engines.base import Generation
+from workers.process import Process
+from workers.serving import Serving
+
+POINTS = ["before_claim", "after_claim", "before_finish", "after_commit", "after_finish"]
+POISON = "poison"
+
+app = entrypoint.app
+app.conf.broker_transport_options["health_check_interval"] = int(
+    os.environ.get("BROKER_CHECK_SECONDS", "25")
+)
+
+claim_next, run, finish, tell = Serving.claim_next, Serving.run, Process.finish, Process.tell
+
+
+def crashing_claim_next(serving: Serving) -> Claimed | None:
+    """Its message has been popped; the job is not claimed, and then it is."""
+    reach("before_claim")
+    claimed = claim_next(serving)
+    reach("after_claim")
+    return claimed
+
+
+def poisoned_run(serving: Serving, claimed: Claimed) -> Generation:
+    """What some prompts do to a worker, each time."""
+    if POISON in [each["content"] for each in claimed.messages or []]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return run(serving, claimed)
+
+
+def crashing_finish(process: Process, end: End) -> None:
+    """Around the transaction of the end; the message is acknowledged after it."""
+    reach("before_finish")
+    finish(process, end)
+    reach("after_finish")
+
+
+def crashing_tell(process: Process, ended: Collection[Ended]) -> None:
+    """Between the commit and telling of it."""
+    reach("after_commit")
+    tell(process, ended)
+
+
+Serving.claim_next, Serving.run = crashing_claim_next, poisoned_run
+Process.finish, Process.tell = crashing_finish, crashing_tell
