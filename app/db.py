@@ -31,7 +31,7 @@ from app.errors import DatabaseUnavailable
 FRESH_SECONDS = 1.0
 # So that nothing waits for ever behind a lock that somebody forgot; each becomes a 503.
 _TIME_LIMITS = (
-    "-c statement_timeout=15s -c lock_timeout=10s -c idle_in_transaction_session_timeout=10s"
+    "-c statement_timeout=15s -c lock_timeout=12s -c idle_in_transaction_session_timeout=10s"
 )
 _READERS = 2  # connections for single statements, per process
 

@@ -1,7 +1,5 @@
-"""BUG 2: a process that stands still (SIGSTOP, a host that vanished) in the middle of a transaction
-keeps its locks for ever: its job is not rescued, and every submit of every account waits behind it.
-
-Goes to tests/integration/.
+"""A process that stands still in the middle of a transaction (stopped, or its host has vanished) does
+not keep its locks: PostgreSQL ends an idle transaction after ten seconds.
 """
 
 from collections.abc import Callable
