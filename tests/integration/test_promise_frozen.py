@@ -1,5 +1,5 @@
-"""A process that stands still in the middle of a transaction (stopped, or its host has vanished) does
-not keep its locks: PostgreSQL ends an idle transaction after ten seconds.
+"""A process that stands still in a transaction (stopped, or its host has vanished) does not keep its
+locks: PostgreSQL ends an idle transaction after ten seconds.
 """
 
 from collections.abc import Callable
