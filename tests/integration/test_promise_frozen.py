@@ -1,4 +1,4 @@
-"""A process that stands still in a transaction (stopped, or its host has vanished) does not keep its
+"""A process that stands still in a transaction (stopped, or its host vanished) does not keep its
 locks: PostgreSQL ends an idle transaction after ten seconds.
 """
 
