@@ -21,6 +21,8 @@ from app.db import Database
 from app.queues import Broker
 
 POINTS = ["before_commit", "after_commit", "before_publish", "after_publish"]
+WORKER_POINTS = ["before_claim", "after_claim", "before_finish", "after_commit", "after_finish"]
+POISON = "poison"  # a prompt that kills the worker
 
 
 def arm(file: Path, point: str) -> None:

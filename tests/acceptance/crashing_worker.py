@@ -3,6 +3,8 @@
 ``celery -A tests.acceptance.crashing_worker worker``, with CRASH_FILE as for the API; and with
 BROKER_CHECK_SECONDS, since no test has time for the 25 after which a worker asks whether its
 connection to the broker still works, and for as many more that it waits for an answer.
+
+Not for import: it changes the worker of the process that it is in.
 """
 
 import os
@@ -12,14 +14,11 @@ from collections.abc import Collection
 from app.jobs.claim import Claimed
 from app.jobs.ending import Ended
 from app.jobs.transition import End
-from tests.acceptance.crashing import reach
+from tests.acceptance.crashing import POISON, reach
 from workers import entrypoint
 from workers.engines.base import Generation
 from workers.process import Process
 from workers.serving import Serving
-
-POINTS = ["before_claim", "after_claim", "before_finish", "after_commit", "after_finish"]
-POISON = "poison"
 
 app = entrypoint.app
 app.conf.broker_transport_options["health_check_interval"] = int(

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.acceptance.crashing import arm
-from tests.acceptance.crashing_worker import POINTS, POISON
+from tests.acceptance.crashing import POISON, WORKER_POINTS, arm
 from tests.acceptance.promises import (
     STEADY,
     Account,
@@ -101,7 +100,7 @@ def assert_done_within_twice_the_lease(account: Account, job_ids: list[str]) -> 
     assert longest == [(False,)]
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", WORKER_POINTS)
 def test_what_a_worker_had_in_hand_when_it_was_killed_starts_elsewhere_within_twice_the_lease(
     stack: Stack, workers: Workers, account: Account, point: str
 ) -> None:
