@@ -139,7 +139,8 @@ class Broker:
     def _send(self, pipeline: Pipeline) -> None:
         """Send, or not: the rows are committed, and the sweep sends what is missing."""
         started = time.monotonic()
-        if not len(pipeline) or started < self._silent_until:
+        messages = len(pipeline)  # which is none once they were sent
+        if not messages or started < self._silent_until:
             return
         try:
             pipeline.execute()
@@ -147,4 +148,4 @@ class Broker:
             # A broker that hangs must not make every request wait for its time-out.
             ended = time.monotonic()
             self._silent_until = ended + _SILENCE_SECONDS + 2 * (ended - started)
-            log.warning("publish_failed", messages=len(pipeline), error=str(error))
+            log.warning("publish_failed", messages=messages, error=str(error))

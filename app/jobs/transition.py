@@ -185,7 +185,9 @@ def _row(each: End) -> dict[str, Any]:
 
 
 def _close_attempts(session: Session, outcomes: dict[Lease, Outcome]) -> None:
-    """Say how these attempts ended."""
+    """Say how these attempts ended; a job that never started has none."""
+    if not outcomes:
+        return
     rows = given(
         [
             {"job_id": lease.job_id, "number": lease.attempt, "outcome": outcome}

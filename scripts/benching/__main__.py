@@ -5,13 +5,13 @@ measurement, on free ports, and stopped afterwards; nothing that runs already is
 """
 
 import argparse
-import math
 import os
 import signal
 import sys
 
 from rich.console import Console
 
+from scripts.arguments import count, positive
 from scripts.benching import figures, jobs, machine, submit
 from scripts.benching.notes import Notes
 from scripts.stack.problem import Problem
@@ -62,7 +62,7 @@ def parse() -> argparse.Namespace:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="one line: a list of figures")
     common.add_argument(
-        "--seconds", type=seconds, default=5.0, help="of each measurement (default: 5)"
+        "--seconds", type=positive, default=5.0, help="of each measurement (default: 5)"
     )
     common.add_argument(
         "--rounds", type=count, default=3, help="measurements of each side (default: 3)"
@@ -84,22 +84,6 @@ def parse() -> argparse.Namespace:
                 "--jobs", type=count, default=500, help="submitted at once (default: 500)"
             )
     return parser.parse_args()
-
-
-def seconds(argument: str) -> float:
-    """A time above zero, for argparse."""
-    number = float(argument)
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError("must be above 0")
-    return number
-
-
-def count(argument: str) -> int:
-    """A count, for argparse."""
-    number = int(argument)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ same jobs and the same faults; what they hit depends on the machine. Exits 1 unl
 """
 
 import argparse
-import math
 import os
 import random
 import sys
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from scripts.arguments import count, positive
 from scripts.benching import machine
 from scripts.benching.notes import Notes
 from scripts.breaking import audit, books, ground, settling, stage, verdict
@@ -127,7 +127,7 @@ def parse() -> argparse.Namespace:
         "--seed", type=int, default=random.randrange(10_000), help="default: a random one, printed"
     )
     parser.add_argument(
-        "--minutes", type=minutes, default=2.0, help="of load and faults (default: 2)"
+        "--minutes", type=positive, default=2.0, help="of load and faults (default: 2)"
     )
     parser.add_argument(
         "--jobs", type=count, help=f"submitted in that time (default: {JOBS_PER_SECOND} a second)"
@@ -139,22 +139,6 @@ def parse() -> argparse.Namespace:
 def default_jobs(options: argparse.Namespace) -> int:
     """A steady rate that two cores manage beside the restarts."""
     return max(1, round(options.minutes * 60 * JOBS_PER_SECOND))
-
-
-def minutes(argument: str) -> float:
-    """A time above zero, for argparse."""
-    number = float(argument)
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError("must be above 0")
-    return number
-
-
-def count(argument: str) -> int:
-    """A count, for argparse."""
-    number = int(argument)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
 
 
 if __name__ == "__main__":

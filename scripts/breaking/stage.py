@@ -45,7 +45,6 @@ CLOCKS = {
     "GPTQUEUE_SWEEP_SECONDS": "0.5",
     "GPTQUEUE_REQUEUE_GRACE_SECONDS": "1",
     "GPTQUEUE_WEBHOOK_TIMEOUT_SECONDS": "2",
-    "GPTQUEUE_WEBHOOK_CONCURRENCY_PER_HOST": "8",
 }
 # In micro-USD. The last customer's credit runs out on the way.
 CREDITS = (10**12, 10**12, 10**12, 10**12, 20_000)

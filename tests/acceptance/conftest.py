@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pytest
 from redis import Redis
 
-from tests.acceptance.stack import Client, Part, Stack, create
+from scripts.stack import valkey
+from tests.acceptance.stack import Client, Part, Stack, create, eventually
 
 MODEL = """
 [models.{name}]
@@ -47,6 +48,22 @@ def stack(
     )
     with made.opened():
         yield made
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> valkey.Broker:
+    """Where a broker of the module's own is."""
+    return valkey.create(tmp_path_factory.mktemp("valkey"))
+
+
+@pytest.fixture(scope="module")
+def broker(server: valkey.Broker) -> Iterator[Part]:
+    """The same, running; to be stopped and started."""
+    part = Part(server.command(), server.folder / "log")
+    part.start()
+    eventually(server.ready, "the broker is up")
+    yield part
+    part.stop()
 
 
 @pytest.fixture(scope="module")

@@ -1,28 +1,11 @@
 """A worker with a job in hand, while its broker restarts and when it is asked to stop."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from scripts.stack import valkey
 from tests.acceptance.stack import Client, Part, Stack, eventually
 
 pytestmark = pytest.mark.usefixtures("api", "sweeping")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> valkey.Broker:
-    return valkey.create(tmp_path_factory.mktemp("valkey"))
-
-
-@pytest.fixture(scope="module")
-def broker(server: valkey.Broker) -> Iterator[Part]:
-    """A broker of this module's own, to be stopped and started."""
-    part = Part(server.command(), server.folder / "log")
-    part.start()
-    eventually(server.ready, "the broker is up")
-    yield part
-    part.stop()
 
 
 @pytest.fixture(scope="module")

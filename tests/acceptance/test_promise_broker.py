@@ -26,21 +26,6 @@ AT_ONCE = 8
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> valkey.Broker:
-    return valkey.create(tmp_path_factory.mktemp("valkey"))
-
-
-@pytest.fixture(scope="module")
-def broker(server: valkey.Broker) -> Iterator[Part]:
-    """A broker of this module's own, to be killed and started."""
-    part = Part(server.command(), server.folder / "log")
-    part.start()
-    eventually(server.ready, "the broker is up")
-    yield part
-    part.stop()
-
-
-@pytest.fixture(scope="module")
 def wire(server: valkey.Broker, broker: Part) -> Iterator[Wire]:
     """What connects everybody with the broker."""
     with Wire(server.port) as wire:
