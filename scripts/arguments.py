@@ -6,15 +6,17 @@ import math
 
 def positive(argument: str) -> float:
     """A number above zero."""
-    number = float(argument)
+    try:
+        number = float(argument)
+    except ValueError:
+        number = math.nan
     if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError("must be above 0")
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {argument!r}")
     return number
 
 
 def count(argument: str) -> int:
     """A whole number, at least 1."""
-    number = int(argument)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
+    if not (argument.isdecimal() and int(argument)):
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {argument!r}")
+    return int(argument)

@@ -36,15 +36,15 @@ def test_submit_prints_one_line_of_figures() -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["submit", "--seconds", "0"], "--seconds: must be above 0"),
-        (["submit", "--seconds", "-1"], "--seconds: must be above 0"),
-        (["submit", "--seconds", "nan"], "--seconds: must be above 0"),
-        (["submit", "--seconds", "inf"], "--seconds: must be above 0"),
-        (["submit", "--seconds", "soon"], "--seconds: invalid seconds value"),
-        (["submit", "--rounds", "0"], "--rounds: must be at least 1"),
-        (["jobs", "--connections", "0"], "--connections: must be at least 1"),
-        (["jobs", "--jobs", "0"], "--jobs: must be at least 1"),
-        (["jobs", "--jobs", "1.5"], "--jobs: invalid count value"),
+        (["submit", "--seconds", "0"], "--seconds: must be a number above 0"),
+        (["submit", "--seconds", "-1"], "--seconds: must be a number above 0"),
+        (["submit", "--seconds", "nan"], "--seconds: must be a number above 0"),
+        (["submit", "--seconds", "inf"], "--seconds: must be a number above 0"),
+        (["submit", "--seconds", "soon"], "--seconds: must be a number above 0"),
+        (["submit", "--rounds", "0"], "--rounds: must be a whole number above 0"),
+        (["jobs", "--connections", "0"], "--connections: must be a whole number above 0"),
+        (["jobs", "--jobs", "0"], "--jobs: must be a whole number above 0"),
+        (["jobs", "--jobs", "1.5"], "--jobs: must be a whole number above 0"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_starts(

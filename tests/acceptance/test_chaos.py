@@ -42,9 +42,9 @@ def test_under_faults_every_promise_is_kept() -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--minutes", "0"], "--minutes: must be above 0"),
-        (["--minutes", "nan"], "--minutes: must be above 0"),
-        (["--jobs", "0"], "--jobs: must be at least 1"),
+        (["--minutes", "0"], "--minutes: must be a number above 0"),
+        (["--minutes", "nan"], "--minutes: must be a number above 0"),
+        (["--jobs", "0"], "--jobs: must be a whole number above 0"),
         (["--seed", "lucky"], "--seed: invalid int value"),
     ],
 )
