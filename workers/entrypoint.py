@@ -14,6 +14,7 @@ from app import config, errortracking, logs
 from app.errors import ModelLoadFailed
 from app.queues import DELIVER_TASK, GENERATE_TASK, SWEEP_TASK, make_celery
 from workers import generate, sweep
+from workers.consumer import Consumer
 from workers.process import compose
 
 log = structlog.get_logger(__name__)
@@ -21,6 +22,7 @@ log = structlog.get_logger(__name__)
 settings = config.current()
 logs.configure(settings)
 app = make_celery(settings)
+app.conf.worker_consumer = Consumer
 errortracking.configure(settings, CeleryIntegration())
 process = compose(settings)
 

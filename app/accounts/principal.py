@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from app.accounts.keys import Key
@@ -24,13 +24,14 @@ class Principal:
     key_id: str
 
 
+_LIVE_KEYS = select(ApiKey.public_id, ApiKey.account_id, ApiKey.secret_hash).where(
+    ApiKey.public_id.in_(bindparam("ids", expanding=True)), ApiKey.revoked_at.is_(None)
+)
+
+
 def authenticate(session: Session, given: Sequence[Key]) -> list[Principal | InvalidCredential]:
     """The owner of each key, or InvalidCredential where it is unknown, wrong or revoked."""
-    rows = session.execute(
-        select(ApiKey.public_id, ApiKey.account_id, ApiKey.secret_hash).where(
-            ApiKey.public_id.in_({key.public_id for key in given}), ApiKey.revoked_at.is_(None)
-        )
-    )
+    rows = session.execute(_LIVE_KEYS, {"ids": list({key.public_id for key in given})})
     known = {row.public_id: row for row in rows}
     return [_check(key, known.get(key.public_id)) for key in given]
 

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy import BigInteger, String, Uuid, func, select, update
+from sqlalchemy import BigInteger, String, Uuid, bindparam, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -35,18 +35,21 @@ def grant(session: Session, account_id: UUID, amount_micros: int) -> None:
     store(session, (Transfer, [_transfer(account_id, None, Kind.GRANT, amount_micros)]))
 
 
+_LOCK_AVAILABLE = (
+    select(Balance.account_id, Balance.available_micros, func.now())
+    .where(Balance.account_id.in_(bindparam("accounts", expanding=True)))
+    .order_by(Balance.account_id)
+    .with_for_update()
+)
+
+
 def lock_available(
     session: Session, account_ids: Collection[UUID]
 ) -> tuple[dict[UUID, int], datetime]:
     """The credit of these accounts, in micro-USD, which nobody else can change until the commit;
     and the time of the transaction, which saves the caller from asking.
     """
-    rows = session.execute(
-        select(Balance.account_id, Balance.available_micros, func.now())
-        .where(Balance.account_id.in_(account_ids))
-        .order_by(Balance.account_id)
-        .with_for_update()
-    ).all()
+    rows = session.execute(_LOCK_AVAILABLE, {"accounts": list(account_ids)}).all()
     now = rows[0][2] if rows else datetime.now(UTC)
     return {account_id: available for account_id, available, _ in rows}, now
 
@@ -82,15 +85,21 @@ def hold(session: Session, holds: Sequence[Hold]) -> list[Charge]:
     return [Charge(**row) for row in rows]
 
 
+_HELD = (
+    select(Charge)
+    .where(Charge.job_id.in_(bindparam("jobs", expanding=True)))
+    .order_by(Charge.job_id)
+    .with_for_update()
+)
+
+
 def close(session: Session, usages: Mapping[UUID, Usage | None]) -> dict[UUID, Charge]:
     """Settle the hold of each job: charge its usage at the price of submit and release the rest, or
     release all of it where the usage is None.
     """
     if not usages:
         return {}
-    held = session.scalars(
-        select(Charge).where(Charge.job_id.in_(usages)).order_by(Charge.job_id).with_for_update()
-    )
+    held = session.scalars(_HELD, {"jobs": list(usages)})
     settled = {charge.job_id: _settled(charge, usages[charge.job_id]) for charge in held}
     closed = _close(session, settled)
     transfers = [row for charge in closed.values() for row in _movements(charge)]
@@ -123,15 +132,18 @@ def _settled(charge: Charge, usage: Usage | None) -> dict[str, Any]:
     return {"job_id": charge.job_id, "state": ChargeState.CHARGED, "charged_micros": amount}
 
 
+_SETTLED = given("settled", job_id=Uuid, state=String, charged_micros=BigInteger)
+_CLOSE = (
+    update(Charge)
+    .where(Charge.job_id == _SETTLED.c.job_id, Charge.state == ChargeState.HELD)
+    .values(state=_SETTLED.c.state, charged_micros=_SETTLED.c.charged_micros, settled_at=func.now())
+    .returning(Charge)
+    .execution_options(populate_existing=True, synchronize_session=False)
+)
+
+
 def _close(session: Session, settled: dict[UUID, dict[str, Any]]) -> dict[UUID, Charge]:
-    rows = given(list(settled.values()), job_id=Uuid, state=String, charged_micros=BigInteger)
-    closed = session.scalars(
-        update(Charge)
-        .where(Charge.job_id == rows.c.job_id, Charge.state == ChargeState.HELD)
-        .values(state=rows.c.state, charged_micros=rows.c.charged_micros, settled_at=func.now())
-        .returning(Charge)
-        .execution_options(populate_existing=True)
-    )
+    closed = session.scalars(_CLOSE, {"settled": list(settled.values())})
     found = {charge.job_id: charge for charge in closed}
     if found.keys() != settled.keys():
         raise AssertionError("a hold was closed before")
@@ -157,28 +169,27 @@ def _move_all(session: Session, closed: Collection[Charge]) -> None:
     _move(session, {account: (available[account], held[account]) for account in held})
 
 
+_CHANGES = given("changes", account_id=Uuid, available=BigInteger, held=BigInteger)
+_MOVE = (
+    update(Balance)
+    .where(Balance.account_id == _CHANGES.c.account_id)
+    .values(
+        available_micros=Balance.available_micros + _CHANGES.c.available,
+        held_micros=Balance.held_micros + _CHANGES.c.held,
+    )
+    .execution_options(synchronize_session=False)
+)
+
+
 def _move(session: Session, changes: Mapping[UUID, tuple[int, int]]) -> None:
     """Add to available and held; a CHECK of the table keeps both from falling below zero."""
     if len(changes) > 1:
         lock_available(session, changes)  # in order; an UPDATE of many rows has none
-    rows = given(
-        [
-            {"account_id": account, "available": available, "held": held}
-            for account, (available, held) in changes.items()
-        ],
-        account_id=Uuid,
-        available=BigInteger,
-        held=BigInteger,
-    )
-    session.execute(
-        update(Balance)
-        .where(Balance.account_id == rows.c.account_id)
-        .values(
-            available_micros=Balance.available_micros + rows.c.available,
-            held_micros=Balance.held_micros + rows.c.held,
-        )
-        .execution_options(synchronize_session=False)
-    )
+    rows = [
+        {"account_id": account, "available": available, "held": held}
+        for account, (available, held) in changes.items()
+    ]
+    session.execute(_MOVE, {"changes": rows})
 
 
 _BOOKS = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from app.jobs import transition
@@ -31,6 +31,9 @@ class Claimed:
     seconds_left: float  # until the deadline
 
 
+_PROMPTS = select(Prompt).where(Prompt.job_id.in_(bindparam("jobs", expanding=True)))
+
+
 def claim(
     session: Session, *, model: str, version: str, worker: str, lease_seconds: float, limit: int
 ) -> list[Claimed]:
@@ -46,11 +49,8 @@ def claim(
     if not jobs:
         return []
     store(session, (Attempt, [_attempt(job) for job in jobs]))
-    ids = [job.id for job in jobs]
-    prompts = {
-        prompt.job_id: prompt
-        for prompt in session.scalars(select(Prompt).where(Prompt.job_id.in_(ids)))
-    }
+    found = session.scalars(_PROMPTS, {"jobs": [job.id for job in jobs]})
+    prompts = {prompt.job_id: prompt for prompt in found}
     return [_claimed(job, prompts[job.id], lease_seconds) for job in jobs]
 
 

@@ -14,7 +14,7 @@ from app.billing.tables import Charge
 from app.jobs import transition
 from app.jobs.document import JobDocument, render
 from app.jobs.tables import Attempt, Job, Output
-from app.jobs.transition import End
+from app.jobs.transition import Done, End
 from app.rows import store
 from app.webhooks import outbox
 
@@ -37,38 +37,37 @@ def end(session: Session, ends: Sequence[End], *, base_url: str) -> list[Ended |
     then nothing is stored, charged or sent.
     """
     done = transition.end(session, ends)
-    outputs = [_output(job, how.text) for how, job in done if how.text is not None]
+    outputs = [_output(each) for each in done if each.how.text is not None]
     store(session, (Output, outputs))
-    charges = ledger.close(session, {job.id: how.usage for how, job in done})
-    told = [(how, job) for how, job in done if job.webhook_url is not None]
-    attempts = _attempts(session, [job for _, job in told])
+    charges = ledger.close(session, {each.job.id: each.how.usage for each in done})
+    told = [each for each in done if each.job.webhook_url is not None]
+    attempts = _attempts(session, told)
     deliveries = outbox.record(
         session,
-        [
-            _event(job, charges[job.id], base_url, attempts.get(job.id, []), how.text)
-            for how, job in told
-        ],
+        [_event(each, charges[each.job.id], base_url, attempts[each.job.id]) for each in told],
     )
-    ended = {id(how): Ended(job.id, deliveries.get(job.id)) for how, job in done}
+    ended = {id(each.how): Ended(each.job.id, deliveries.get(each.job.id)) for each in done}
     return [ended.get(id(each)) for each in ends]
 
 
-def _output(job: Job, text: str) -> dict[str, Any]:
-    return {"job_id": job.id, "account_id": job.account_id, "text": text}
+def _output(done: Done) -> dict[str, Any]:
+    return {"job_id": done.job.id, "account_id": done.job.account_id, "text": done.how.text}
 
 
-def _attempts(session: Session, jobs: Collection[Job]) -> dict[UUID, list[Attempt]]:
-    attempts: dict[UUID, list[Attempt]] = {}
-    if any(job.attempt for job in jobs):
-        query = select(Attempt).where(Attempt.job_id.in_([job.id for job in jobs]))
+def _attempts(session: Session, done: Collection[Done]) -> dict[UUID, list[Attempt]]:
+    """All attempts of each job: the one that ended it, which is at hand, and those before."""
+    attempts = {each.job.id: [each.attempt] if each.attempt else [] for each in done}
+    more = [each.job.id for each in done if each.job.attempt > len(attempts[each.job.id])]
+    if more:
+        attempts |= {job_id: [] for job_id in more}
+        query = select(Attempt).where(Attempt.job_id.in_(more))
         for attempt in session.scalars(query.order_by(Attempt.number)):
-            attempts.setdefault(attempt.job_id, []).append(attempt)
+            attempts[attempt.job_id].append(attempt)
     return attempts
 
 
-def _event(
-    job: Job, charge: Charge, base_url: str, attempts: list[Attempt], text: str | None
-) -> outbox.Event:
+def _event(done: Done, charge: Charge, base_url: str, attempts: list[Attempt]) -> outbox.Event:
+    job, text = done.job, done.how.text
     output = None if text is None else Output(job_id=job.id, text=text)
     for shown in (output, None):
         document = render(job, charge, base_url=base_url, attempts=attempts, output=shown)

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Select, String, TableValuedAlias, Uuid, func, or_, select, update
+from sqlalchemy import BigInteger, Interval, String, Uuid, bindparam, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.billing.prices import Usage
@@ -52,122 +52,147 @@ class End:
             raise AssertionError(f"there is no end from {self.source} to {self.target}")
 
 
+@dataclass(frozen=True, slots=True)
+class Done:
+    """An end that took place: the job as it is now, and the attempt that ended it, if any."""
+
+    how: End
+    job: Job
+    attempt: Attempt | None
+
+
+_FIRST = (
+    select(Job.id)
+    .where(
+        Job.model == bindparam("of_model"),
+        Job.version == bindparam("of_version"),
+        Job.status == Status.QUEUED,
+        Job.deadline_at > func.now(),
+    )
+    .order_by(Job.priority.desc(), Job.id)
+    .limit(bindparam("limit"))
+    .with_for_update(skip_locked=True)
+    .cte("first")
+)
+_START = (
+    update(Job)
+    .where(Job.id == _FIRST.c.id, Job.status == Status.QUEUED)
+    .values(
+        status=Status.RUNNING,
+        attempt=Job.attempt + 1,
+        worker=bindparam("by_worker"),
+        lease_until=func.now() + bindparam("lease", type_=Interval),
+        started_at=func.coalesce(Job.started_at, func.now()),
+    )
+    .returning(Job)
+    .execution_options(populate_existing=True, synchronize_session=False)
+)
+
+
 def start(
     session: Session, *, model: str, version: str, worker: str, lease_seconds: float, limit: int
 ) -> list[Job]:
     """queued -> running: the first jobs of a model by priority and age, ``limit`` at most."""
-    first = (
-        select(Job.id)
-        .where(
-            Job.model == model,
-            Job.version == version,
-            Job.status == Status.QUEUED,
-            Job.deadline_at > func.now(),
-        )
-        .order_by(Job.priority.desc(), Job.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-        .cte("first")
-    )
-    started = session.scalars(
-        update(Job)
-        .where(Job.id == first.c.id, Job.status == Status.QUEUED)
-        .values(
-            status=Status.RUNNING,
-            attempt=Job.attempt + 1,
-            worker=worker,
-            lease_until=func.now() + timedelta(seconds=lease_seconds),
-            started_at=func.coalesce(Job.started_at, func.now()),
-        )
-        .returning(Job)
-        .execution_options(populate_existing=True)
-    )
+    parameters = {
+        "of_model": model,
+        "of_version": version,
+        "by_worker": worker,
+        "lease": timedelta(seconds=lease_seconds),
+        "limit": limit,
+    }
+    started = session.scalars(_START, parameters)
     return sorted(started, key=lambda job: (-job.priority, job.id))
 
 
-def end(session: Session, ends: Sequence[End]) -> list[tuple[End, Job]]:
-    """queued or running -> a terminal state; returns what took place, with the jobs as they are."""
+_ENDS = given(
+    "ends",
+    id=Uuid,
+    source=String,
+    target=String,
+    fence=BigInteger,
+    finish_reason=String,
+    prompt_tokens=BigInteger,
+    completion_tokens=BigInteger,
+    error_code=String,
+    error_message=String,
+)
+# One after the other; an UPDATE of many rows by itself locks them in no order.
+_LOCKED = (
+    select(Job.id)
+    .where(Job.id.in_(bindparam("ids", expanding=True)))
+    .order_by(Job.id)
+    .with_for_update()
+)
+_END = (
+    update(Job)
+    .where(
+        Job.id.in_(_LOCKED),
+        Job.id == _ENDS.c.id,
+        Job.status == _ENDS.c.source,
+        or_(_ENDS.c.fence.is_(None), Job.attempt == _ENDS.c.fence),
+    )
+    .values(
+        status=_ENDS.c.target,
+        finished_at=func.now(),
+        lease_until=None,
+        finish_reason=_ENDS.c.finish_reason,
+        prompt_tokens=_ENDS.c.prompt_tokens,
+        completion_tokens=_ENDS.c.completion_tokens,
+        error_code=_ENDS.c.error_code,
+        error_message=_ENDS.c.error_message,
+    )
+    .returning(Job)
+    .execution_options(populate_existing=True, synchronize_session=False)
+)
+
+
+def end(session: Session, ends: Sequence[End]) -> list[Done]:
+    """queued or running -> a terminal state; returns what took place."""
     if not ends:
         return []
-    rows = _rows(ends)
-    ended = session.scalars(
-        update(Job)
-        .where(
-            Job.id.in_(_locked([each.job_id for each in ends])),
-            Job.id == rows.c.id,
-            Job.status == rows.c.source,
-            or_(rows.c.fence.is_(None), Job.attempt == rows.c.fence),
-        )
-        .values(
-            status=rows.c.target,
-            finished_at=func.now(),
-            lease_until=None,
-            finish_reason=rows.c.finish_reason,
-            prompt_tokens=rows.c.prompt_tokens,
-            completion_tokens=rows.c.completion_tokens,
-            error_code=rows.c.error_code,
-            error_message=rows.c.error_message,
-        )
-        .returning(Job)
-        .execution_options(populate_existing=True)
-    )
+    rows = [_row(each) for each in ends]
+    ended = session.scalars(_END, {"ends": rows, "ids": [row["id"] for row in rows]})
     jobs = {job.id: job for job in ended}
     # Two attempts at one job may come together: only one of them is how it ended.
     done = [
-        (each, jobs[each.job_id])
+        each
         for each in ends
         if each.job_id in jobs and each.fence in (None, jobs[each.job_id].attempt)
     ]
-    _close_attempts(
+    attempts = _close_attempts(
         session,
         {
             Lease(each.job_id, each.fence): each.outcome
-            for each, _ in done
+            for each in done
             if each.fence is not None and each.outcome is not None
         },
     )
-    return done
+    return [Done(each, jobs[each.job_id], attempts.get(each.job_id)) for each in done]
+
+
+_LEASES = given("leases", id=Uuid, fence=BigInteger)
+_REQUEUE = (
+    update(Job)
+    .where(Job.id == _LEASES.c.id, Job.attempt == _LEASES.c.fence, Job.status == Status.RUNNING)
+    .values(
+        status=Status.QUEUED,
+        lease_until=None,
+        worker=None,
+        # Its message is gone with its worker; an old one lets the sweep send another at once.
+        message_at=Job.created_at,
+    )
+    .execution_options(synchronize_session=False)
+)
 
 
 def requeue(session: Session, leases: Collection[Lease]) -> None:
     """running -> queued: what lost workers left behind, for another attempt."""
     if not leases:
         return
-    pairs = [{"id": each.job_id, "fence": each.attempt} for each in leases]
-    rows = given(pairs, id=Uuid, fence=BigInteger)
     session.execute(
-        update(Job)
-        .where(Job.id == rows.c.id, Job.attempt == rows.c.fence, Job.status == Status.RUNNING)
-        .values(
-            status=Status.QUEUED,
-            lease_until=None,
-            worker=None,
-            # Its message is gone with its worker; an old one lets the sweep send another at once.
-            message_at=Job.created_at,
-        )
-        .execution_options(synchronize_session=False)
+        _REQUEUE, {"leases": [{"id": each.job_id, "fence": each.attempt} for each in leases]}
     )
     _close_attempts(session, dict.fromkeys(leases, Outcome.LOST))
-
-
-def _locked(job_ids: Sequence[UUID]) -> Select[UUID]:
-    """These jobs, locked one after the other; an UPDATE of many rows by itself has no order."""
-    return select(Job.id).where(Job.id.in_(job_ids)).order_by(Job.id).with_for_update()
-
-
-def _rows(ends: Sequence[End]) -> TableValuedAlias:
-    return given(
-        [_row(each) for each in ends],
-        id=Uuid,
-        source=String,
-        target=String,
-        fence=BigInteger,
-        finish_reason=String,
-        prompt_tokens=BigInteger,
-        completion_tokens=BigInteger,
-        error_code=String,
-        error_message=String,
-    )
 
 
 def _row(each: End) -> dict[str, Any]:
@@ -184,22 +209,23 @@ def _row(each: End) -> dict[str, Any]:
     }
 
 
-def _close_attempts(session: Session, outcomes: dict[Lease, Outcome]) -> None:
-    """Say how these attempts ended; a job that never started has none."""
+_OUTCOMES = given("outcomes", job_id=Uuid, number=BigInteger, outcome=String)
+_CLOSE_ATTEMPTS = (
+    update(Attempt)
+    .where(Attempt.job_id == _OUTCOMES.c.job_id, Attempt.number == _OUTCOMES.c.number)
+    .values(ended_at=func.now(), outcome=_OUTCOMES.c.outcome)
+    .returning(Attempt)
+    .execution_options(populate_existing=True, synchronize_session=False)
+)
+
+
+def _close_attempts(session: Session, outcomes: dict[Lease, Outcome]) -> dict[UUID, Attempt]:
+    """Say how these attempts ended; returns them by job. A job that never started has none."""
     if not outcomes:
-        return
-    rows = given(
-        [
-            {"job_id": lease.job_id, "number": lease.attempt, "outcome": outcome}
-            for lease, outcome in outcomes.items()
-        ],
-        job_id=Uuid,
-        number=BigInteger,
-        outcome=String,
-    )
-    session.execute(
-        update(Attempt)
-        .where(Attempt.job_id == rows.c.job_id, Attempt.number == rows.c.number)
-        .values(ended_at=func.now(), outcome=rows.c.outcome)
-        .execution_options(synchronize_session=False)
-    )
+        return {}
+    rows = [
+        {"job_id": lease.job_id, "number": lease.attempt, "outcome": outcome}
+        for lease, outcome in outcomes.items()
+    ]
+    closed = session.scalars(_CLOSE_ATTEMPTS, {"outcomes": rows})
+    return {attempt.job_id: attempt for attempt in closed}

@@ -6,7 +6,18 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, String, Uuid, and_, case, func, select, update
+from sqlalchemy import (
+    BigInteger,
+    Interval,
+    String,
+    Uuid,
+    and_,
+    bindparam,
+    case,
+    func,
+    select,
+    update,
+)
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
@@ -89,6 +100,23 @@ def due(session: Session, limit: int) -> list[UUID]:
     )
 
 
+_FREE = (
+    select(Delivery.id)
+    .where(Delivery.id.in_(bindparam("chosen", expanding=True)), _DUE)
+    .with_for_update(skip_locked=True)
+)
+_CLAIM = (
+    update(Delivery)
+    .where(Delivery.id.in_(_FREE))
+    .values(
+        attempts=Delivery.attempts + 1,
+        next_attempt_at=func.now() + bindparam("lease", type_=Interval),
+    )
+    .returning(Delivery)
+    .execution_options(synchronize_session=False)
+)
+
+
 def claim(
     session: Session, *, limit: int, room: Callable[[Lane], int], lease_seconds: float
 ) -> list[Parcel]:
@@ -100,19 +128,8 @@ def claim(
     chosen = _choose(session, limit, room)
     if not chosen:
         return []
-    free = (
-        select(Delivery.id).where(Delivery.id.in_(chosen), _DUE).with_for_update(skip_locked=True)
-    )
-    claimed = session.scalars(
-        update(Delivery)
-        .where(Delivery.id.in_(free))
-        .values(
-            attempts=Delivery.attempts + 1,
-            next_attempt_at=func.now() + timedelta(seconds=lease_seconds),
-        )
-        .returning(Delivery)
-        .execution_options(synchronize_session=False)
-    ).all()
+    lease = timedelta(seconds=lease_seconds)
+    claimed = session.scalars(_CLAIM, {"chosen": chosen, "lease": lease}).all()
     secrets = _secrets(session, {delivery.account_id for delivery in claimed})
     return [
         Parcel(
@@ -171,39 +188,42 @@ def _secrets(session: Session, account_ids: Collection[UUID]) -> dict[UUID, str]
 Sent = tuple[Parcel, Answer]
 
 
+_OUTCOMES = given(
+    "outcomes",
+    id=Uuid,
+    attempts=BigInteger,
+    state=String,
+    last_status=BigInteger,
+    last_error=String,
+    wait=BigInteger,
+)
+_AGAIN = _OUTCOMES.c.state == DeliveryState.PENDING
+_MARK = (
+    update(Delivery)
+    .where(
+        Delivery.id == _OUTCOMES.c.id,
+        Delivery.attempts == _OUTCOMES.c.attempts,
+        Delivery.state == DeliveryState.PENDING,
+    )
+    .values(
+        state=_OUTCOMES.c.state,
+        last_status=_OUTCOMES.c.last_status,
+        last_error=_OUTCOMES.c.last_error,
+        next_attempt_at=case(
+            (_AGAIN, func.now() + _OUTCOMES.c.wait * timedelta(seconds=1)),
+            else_=Delivery.next_attempt_at,
+        ),
+        ended_at=case((_AGAIN, None), else_=func.now()),
+    )
+    .returning(Delivery.id)
+    .execution_options(synchronize_session=False)
+)
+
+
 def mark(session: Session, sent: Sequence[Sent]) -> list[DeliveryState | None]:
     """Write how each attempt went; None where another attempt has taken over meanwhile."""
     outcomes = [_outcome(parcel, answer) for parcel, answer in sent]
-    rows = given(
-        outcomes,
-        id=Uuid,
-        attempts=BigInteger,
-        state=String,
-        last_status=BigInteger,
-        last_error=String,
-        wait=BigInteger,
-    )
-    pending = rows.c.state == DeliveryState.PENDING
-    marked = session.scalars(
-        update(Delivery)
-        .where(
-            Delivery.id == rows.c.id,
-            Delivery.attempts == rows.c.attempts,
-            Delivery.state == DeliveryState.PENDING,
-        )
-        .values(
-            state=rows.c.state,
-            last_status=rows.c.last_status,
-            last_error=rows.c.last_error,
-            next_attempt_at=case(
-                (pending, func.now() + rows.c.wait * timedelta(seconds=1)),
-                else_=Delivery.next_attempt_at,
-            ),
-            ended_at=case((pending, None), else_=func.now()),
-        )
-        .returning(Delivery.id)
-        .execution_options(synchronize_session=False)
-    )
+    marked = session.scalars(_MARK, {"outcomes": outcomes})
     written = set(marked)
     return [each["state"] if each["id"] in written else None for each in outcomes]
 
