@@ -18,7 +18,7 @@ from app.jobs.submit import Draft, Submitted, submit
 from app.jobs.waiting import COUNTED_AT_MOST, Place
 from app.queues import Broker
 
-LOOK_SECONDS = 0.05
+LOOK_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)

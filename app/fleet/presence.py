@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from sqlalchemy import func, select
+from sqlalchemy import Interval, bindparam, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -65,10 +65,14 @@ def by_model(session: Session, fresh_seconds: float) -> dict[str, ModelPresence]
     return presence
 
 
+_FRESH = Worker.seen_at > func.now() - bindparam("fresh", type_=Interval)
+_FAILED = (Worker.state == WorkerState.FAILED) & (
+    Worker.seen_at > func.now() - timedelta(minutes=10)
+)
+_RECENT = select(Worker).where(
+    Worker.state.in_([WorkerState.LOADING, WorkerState.READY]) & _FRESH | _FAILED
+)
+
+
 def _recent(session: Session, fresh_seconds: float) -> Sequence[Worker]:
-    fresh = Worker.seen_at > func.now() - timedelta(seconds=fresh_seconds)
-    failed = (Worker.state == WorkerState.FAILED) & (
-        Worker.seen_at > func.now() - timedelta(minutes=10)
-    )
-    alive = Worker.state.in_([WorkerState.LOADING, WorkerState.READY]) & fresh
-    return session.scalars(select(Worker).where(alive | failed)).all()
+    return session.scalars(_RECENT, {"fresh": timedelta(seconds=fresh_seconds)}).all()

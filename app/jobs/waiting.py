@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, ScalarSelect, func, select
+from sqlalchemy import ColumnElement, ScalarSelect, bindparam, func, select
 from sqlalchemy.orm import Session
 
 from app.fleet.presence import ModelPresence, by_model
@@ -29,7 +29,7 @@ def why_waiting(
     return {
         job.id: WaitingDocument(
             reason=_reason(presence.get(job.model)),
-            position=_before(session, (job.model, job.priority), Job.id < job.id),
+            position=_before(session, (job.model, job.priority), job.id),
         )
         for job in queued
     }
@@ -59,16 +59,30 @@ def _reason(presence: ModelPresence | None) -> str:
     return "no_worker"
 
 
-def _before(session: Session, place: Place, *older: ColumnElement[bool]) -> int:
-    """How many jobs a worker takes first: those of a higher priority, then the older ones of the
-    same. Two counts, because each is then one range of the queue's index.
-    """
-    model, priority = place
-    urgent = _count(Job.model == model, Job.priority > priority)
-    equal = _count(Job.model == model, Job.priority == priority, *older)
-    return min(session.scalar(select(urgent + equal)) or 0, COUNTED_AT_MOST)
-
-
 def _count(*which: ColumnElement[bool]) -> ScalarSelect[int]:
-    some = select(Job.id).where(Job.status == Status.QUEUED, *which).limit(COUNTED_AT_MOST)
-    return select(func.count()).select_from(some.subquery()).scalar_subquery()
+    some = select(Job.id).where(
+        Job.status == Status.QUEUED, Job.model == bindparam("of_model"), *which
+    )
+    return (
+        select(func.count()).select_from(some.limit(COUNTED_AT_MOST).subquery()).scalar_subquery()
+    )
+
+
+_URGENT = _count(Job.priority > bindparam("of_priority"))
+_EQUAL = _count(Job.priority == bindparam("of_priority"))
+_OLDER = _count(Job.priority == bindparam("of_priority"), Job.id < bindparam("than_job"))
+# Two counts each, because each is then one range of the queue's index.
+_BEFORE_NEW = select(_URGENT + _EQUAL)
+_BEFORE_JOB = select(_URGENT + _OLDER)
+
+
+def _before(session: Session, place: Place, job_id: UUID | None = None) -> int:
+    """How many jobs a worker takes first: those of a higher priority, then the older ones of the
+    same, which for a new job are all.
+    """
+    parameters = {"of_model": place[0], "of_priority": place[1]}
+    if job_id is None:
+        found = session.scalar(_BEFORE_NEW, parameters)
+    else:
+        found = session.scalar(_BEFORE_JOB, {**parameters, "than_job": job_id})
+    return min(found or 0, COUNTED_AT_MOST)

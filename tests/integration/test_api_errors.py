@@ -1,6 +1,7 @@
 """Who may ask, and for what: refusals that do not depend on the fields of a body."""
 
 import dataclasses
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -13,7 +14,7 @@ from sqlalchemy import update
 
 from app.accounts import keys
 from app.accounts.tables import ApiKey
-from app.api import create_app
+from app.api import authentication, create_app
 from app.config import Settings
 from app.db import Database
 from tests.conftest import Customer
@@ -125,6 +126,25 @@ def test_a_revoked_key_is_refused(
             .where(ApiKey.account_id == customer.id)
             .values(revoked_at=datetime.now(UTC))
         )
+    problem(client.get("/api/v1/jobs"), 401, "invalid_credential")
+
+
+def test_a_revoked_key_that_was_just_in_use_is_refused_when_its_second_is_over(
+    client: FlaskClient,
+    database: Database,
+    customer: Customer,
+    problem: Problem,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(authentication, "TRUSTED_SECONDS", 0.05)
+    assert client.get("/api/v1/jobs").status_code == 200
+    with database.transaction() as session:
+        session.execute(
+            update(ApiKey)
+            .where(ApiKey.account_id == customer.id)
+            .values(revoked_at=datetime.now(UTC))
+        )
+    time.sleep(0.06)
     problem(client.get("/api/v1/jobs"), 401, "invalid_credential")
 
 
