@@ -1,7 +1,7 @@
 """What an account used, what it cost, and what credit is left."""
 
 from dataclasses import asdict
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 from flask import Blueprint
 
@@ -15,10 +15,10 @@ from app.api.payloads import (
     UsageTotalDocument,
 )
 from app.api.services import services
+from app.billing import usage
 from app.billing.prices import CURRENCY
 from app.billing.tables import Balance
 from app.errors import InvalidRequest
-from app.jobs import queries
 
 blueprint = Blueprint("usage", __name__)
 
@@ -33,12 +33,7 @@ def read_usage(principal: Principal, query: UsageQuery) -> UsageReport:
     last = query.until or max(datetime.now(UTC).date(), query.since or date.min)
     first = query.since or last - _DEFAULT_DAYS
     with services().database.transaction() as session:
-        rows = queries.usage(
-            session,
-            principal.account_id,
-            since=_midnight(first),
-            until=_midnight(last) + timedelta(days=1),
-        )
+        rows = usage.report(session, principal.account_id, first=first, last=last)
         balance = session.get_one(Balance, principal.account_id)
     data = [UsageDayDocument(**asdict(row)) for row in rows]
     return UsageReport(
@@ -58,7 +53,3 @@ def _total(data: list[UsageDayDocument]) -> UsageTotalDocument:
         completion_tokens=sum(day.completion_tokens for day in data),
         charged_micros=sum(day.charged_micros for day in data),
     )
-
-
-def _midnight(day: date) -> datetime:
-    return datetime.combine(day, time(), tzinfo=UTC)

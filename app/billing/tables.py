@@ -1,6 +1,6 @@
-"""The ledger (append-only), the balances it adds up to, and one charge per job."""
+"""The ledger (append-only), the balances it adds up to, one charge per job, and usage by day."""
 
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from uuid import UUID
 
@@ -93,3 +93,18 @@ class Charge(Base):
     output_price_micros: Mapped[int]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     settled_at: Mapped[datetime | None]
+
+
+class UsageDay(Base):
+    """The jobs of an account that ended on one day (UTC), by model and status, added up."""
+
+    __tablename__ = "usage_days"
+
+    account_id: Mapped[UUID] = mapped_column(ForeignKey("accounts.id"), primary_key=True)
+    day: Mapped[date] = mapped_column(primary_key=True)
+    model: Mapped[str] = mapped_column(primary_key=True)
+    status: Mapped[str] = mapped_column(primary_key=True)
+    requests: Mapped[int]
+    prompt_tokens: Mapped[int]
+    completion_tokens: Mapped[int]
+    charged_micros: Mapped[int]

@@ -9,8 +9,9 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.billing import ledger
+from app.billing import ledger, usage
 from app.billing.tables import Charge
+from app.billing.usage import Used
 from app.jobs import transition
 from app.jobs.document import JobDocument, render
 from app.jobs.tables import Attempt, Job, Output
@@ -40,6 +41,7 @@ def end(session: Session, ends: Sequence[End], *, base_url: str) -> list[Ended |
     outputs = [_output(each) for each in done if each.how.text is not None]
     store(session, (Output, outputs))
     charges = ledger.close(session, {each.job.id: each.how.usage for each in done})
+    usage.add(session, [_used(each, charges[each.job.id]) for each in done])
     told = [each for each in done if each.job.webhook_url is not None]
     attempts = _attempts(session, told)
     deliveries = outbox.record(
@@ -48,6 +50,10 @@ def end(session: Session, ends: Sequence[End], *, base_url: str) -> list[Ended |
     )
     ended = {id(each.how): Ended(each.job.id, deliveries.get(each.job.id)) for each in done}
     return [ended.get(id(each)) for each in ends]
+
+
+def _used(done: Done, charge: Charge) -> Used:
+    return Used(model=done.job.model, status=done.job.status, usage=done.how.usage, charge=charge)
 
 
 def _output(done: Done) -> dict[str, Any]:

@@ -1,11 +1,10 @@
-"""Reading jobs: one, a page of them, and what they used. Every query names the account."""
+"""Reading jobs: one, or a page of them. Every query names the account."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
 from uuid import UUID
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from app.billing.tables import Charge
@@ -100,37 +99,3 @@ def _documents(
         )
         for job in jobs
     ]
-
-
-@dataclass(frozen=True, slots=True)
-class UsageRow:
-    """What one model used in one day (UTC)."""
-
-    date: date
-    model: str
-    requests: int
-    prompt_tokens: int
-    completion_tokens: int
-    charged_micros: int
-
-
-def usage(
-    session: Session, account_id: UUID, *, since: datetime, until: datetime
-) -> list[UsageRow]:
-    """Ended jobs by day and model; ``since`` is inclusive, ``until`` exclusive."""
-    day = func.date(func.timezone("UTC", Job.finished_at))
-    rows = session.execute(
-        select(
-            day,
-            Job.model,
-            func.count(),
-            func.coalesce(func.sum(Job.prompt_tokens), 0),
-            func.coalesce(func.sum(Job.completion_tokens), 0),
-            func.coalesce(func.sum(Charge.charged_micros), 0),
-        )
-        .join(Charge, Charge.job_id == Job.id)
-        .where(Job.account_id == account_id, Job.finished_at >= since, Job.finished_at < until)
-        .group_by(day, Job.model)
-        .order_by(day, Job.model)
-    )
-    return [UsageRow(*row[:2], *map(int, row[2:])) for row in rows]

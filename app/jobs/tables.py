@@ -35,8 +35,7 @@ class Job(Base):
         Index("ix_jobs_queued_deadline", "deadline_at", postgresql_where=text("status = 'queued'")),
         Index("ix_jobs_lease", "lease_until", postgresql_where=text("status = 'running'")),
         Index("ix_jobs_account", "account_id", "id"),
-        Index("ix_jobs_usage", "account_id", "finished_at"),
-        Index("ix_jobs_model_status", "model", "status"),
+        Index("ix_jobs_account_status", "account_id", "status", "id"),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)

@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import text
 
+from app.billing import usage
+from app.billing.prices import Usage
+from app.billing.tables import Charge
+from app.billing.usage import Used
 from app.db import Database
 from tests.conftest import Customer
 from tests.integration.conftest import Submit
@@ -88,20 +91,20 @@ def test_an_account_lists_only_its_own_jobs(
 
 
 @pytest.fixture
-def finished(submit: Submit, work: Work, database: Database) -> Callable[[str], dict[str, Any]]:
-    """Run a job of 3 + 5 tokens that ended at this moment (UTC)."""
+def finished(database: Database, customer: Customer) -> Callable[[str], None]:
+    """Count a job of 3 + 5 tokens that ended at this moment."""
 
-    def run(moment: str) -> dict[str, Any]:
-        job = submit(max_tokens=5).get_json()
-        work()
+    def count(moment: str) -> None:
+        charge = Charge(
+            account_id=customer.id,
+            settled_at=datetime.fromisoformat(moment),
+            charged_micros=13,
+        )
+        used = Used(model="fake", status="succeeded", usage=Usage(3, 5), charge=charge)
         with database.transaction() as session:
-            session.execute(
-                text("UPDATE jobs SET finished_at = :moment WHERE id = :id"),
-                {"moment": f"{moment}+00", "id": job["id"]},
-            )
-        return dict(job)
+            usage.add(session, [used])
 
-    return run
+    return count
 
 
 def _day(date: str, requests: int) -> dict[str, Any]:
@@ -119,10 +122,10 @@ def test_usage_is_summed_by_day_and_model_with_both_ends_included(
     client: FlaskClient, finished: Callable[[str], None], submit: Submit
 ) -> None:
     for moment in (
-        "2024-02-28 23:59:59.999999",
-        "2024-02-29 00:00:00",
-        "2024-02-29 23:59:59.999999",
-        "2024-03-01 00:00:00",
+        "2024-02-28 23:59:59.999999+00:00",
+        "2024-02-29 00:00:00+00:00",
+        "2024-02-29 23:59:59.999999+00:00",
+        "2024-03-01 00:00:00+00:00",
     ):
         finished(moment)
     submit(max_tokens=5)  # has not ended, so it was not used yet
@@ -132,7 +135,7 @@ def test_usage_is_summed_by_day_and_model_with_both_ends_included(
     total = {name: value for name, value in _day("", 2).items() if name not in {"date", "model"}}
     assert one_day["total"] == total
     assert one_day["currency"] == "USD"
-    assert one_day["balance"] == {"available_micros": 1_000_000 - 5 * 13, "held_micros": 13}
+    assert one_day["balance"] == {"available_micros": 1_000_000 - 13, "held_micros": 13}
 
     days = client.get("/api/v1/usage?from=2024-02-28&to=2024-03-01").get_json()["data"]
     assert days == [_day("2024-02-28", 1), _day("2024-02-29", 2), _day("2024-03-01", 1)]
@@ -145,32 +148,37 @@ def test_usage_without_dates_is_that_of_the_last_thirty_days(
 ) -> None:
     now = datetime.now(UTC)
     for days in (1, 28, 31, 400):
-        finished((now - timedelta(days=days)).strftime("%Y-%m-%d %H:%M:%S"))
+        finished((now - timedelta(days=days)).isoformat())
     assert client.get("/api/v1/usage").get_json()["total"]["requests"] == 2
     since = (now - timedelta(days=31)).date()
     assert client.get(f"/api/v1/usage?from={since}").get_json()["total"]["requests"] == 3
     assert client.get("/api/v1/usage?from=2999-12-31").get_json()["data"] == []
 
 
-def test_usage_is_by_utc_day_whatever_the_servers_time_zone(
-    client: FlaskClient,
-    finished: Callable[[str], None],
-    database: Database,
-    monkeypatch: pytest.MonkeyPatch,
+def test_usage_is_by_utc_day_whatever_the_time_zone_of_the_moment(
+    client: FlaskClient, finished: Callable[[str], None]
 ) -> None:
-    monkeypatch.setattr("app.db.FRESH_SECONDS", 0)  # the connections end below
-    finished("2024-02-29 23:30:00")
+    finished("2024-03-01 08:30:00+09:00")
+    found = client.get("/api/v1/usage?from=2024-02-29&to=2024-02-29").get_json()
+    assert found["data"] == [_day("2024-02-29", 1)]
+
+
+def test_jobs_that_end_together_are_counted_one_by_one(
+    client: FlaskClient, database: Database, customer: Customer, finished: Callable[[str], None]
+) -> None:
+    now = datetime.now(UTC)
+    finished(now.isoformat())
+    charge = Charge(account_id=customer.id, settled_at=now, charged_micros=13)
+    used = [
+        Used(model="fake", status="succeeded", usage=Usage(3, 5), charge=charge),
+        Used(model="fake", status="failed", usage=None, charge=charge),
+        Used(model="fake", status="succeeded", usage=Usage(3, 5), charge=charge),
+    ]
     with database.transaction() as session:
-        name = session.scalar(text("SELECT current_database()"))
-        session.execute(text(f"ALTER DATABASE {name} SET timezone TO 'Asia/Tokyo'"))
-        session.execute(
-            text(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            )
-        )
-    usage = client.get("/api/v1/usage?from=2024-02-29&to=2024-02-29").get_json()
-    assert usage["data"] == [_day("2024-02-29", 1)]
+        usage.add(session, used)
+    (day,) = client.get("/api/v1/usage").get_json()["data"]
+    counted = (day["requests"], day["prompt_tokens"], day["completion_tokens"])
+    assert (*counted, day["charged_micros"]) == (4, 9, 15, 52)
 
 
 def test_a_job_that_failed_or_was_cancelled_is_counted_and_free(
