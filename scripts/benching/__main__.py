@@ -12,11 +12,11 @@ import sys
 from rich.console import Console
 
 from scripts.arguments import count, positive
-from scripts.benching import figures, jobs, machine, submit
+from scripts.benching import figures, growth, jobs, machine, submit
 from scripts.benching.notes import Notes
 from scripts.stack.problem import Problem
 
-BENCHES = {"submit": submit, "jobs": jobs}
+BENCHES = {"submit": submit, "jobs": jobs, "growth": growth}
 
 
 def main() -> int:
@@ -82,6 +82,13 @@ def parse() -> argparse.Namespace:
         if name == "jobs":
             command.add_argument(
                 "--jobs", type=count, default=500, help="submitted at once (default: 500)"
+            )
+        if name == "growth":
+            command.add_argument(
+                "--jobs", type=count, default=1_000_000, help="in the tables (default: 1,000,000)"
+            )
+            command.add_argument(
+                "--calls", type=count, default=200, help="of each step (default: 200)"
             )
     return parser.parse_args()
 

@@ -89,9 +89,7 @@ class Bed:
 
     def _prepare_database(self) -> str:
         """Make the tables of both sides and open the account; returns its key."""
-        config = Config(str(ROOT / "migrations" / "alembic.ini"))
-        config.set_main_option("sqlalchemy.url", self.stack.database_url)
-        alembic.upgrade(config, "head")
+        migrate(self.stack.database_url)
         with psycopg2.connect(self.stack.database_url) as connection:
             connection.cursor().execute(baseline.TABLE)
         connection.close()
@@ -101,6 +99,13 @@ class Bed:
             key = admin.issue_key(session, account_id=account.id, name="bench")
         database.close()
         return key
+
+
+def migrate(url: str) -> None:
+    """Make the product's tables."""
+    config = Config(str(ROOT / "migrations" / "alembic.ini"))
+    config.set_main_option("sqlalchemy.url", url)
+    alembic.upgrade(config, "head")
 
 
 @contextmanager
