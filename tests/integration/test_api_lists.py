@@ -166,7 +166,8 @@ def test_usage_is_by_utc_day_whatever_the_servers_time_zone(
         session.execute(
             text(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                " WHERE usename = current_user AND datname = current_database()"
+                " AND pid <> pg_backend_pid()"
             )
         )
     usage = client.get("/api/v1/usage?from=2024-02-29&to=2024-02-29").get_json()
