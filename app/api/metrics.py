@@ -83,6 +83,13 @@ def _jobs(session: Session) -> list[Metric]:
     )
     for state, number in read.deliveries.items():
         deliveries.add_metric([state], number)
+    disabled = GaugeMetricFamily(
+        "gptqueue_webhook_endpoints_disabled",
+        "Webhook endpoints that nothing is sent to any more, by reason.",
+        labels=["reason"],
+    )
+    for reason, number in read.disabled_endpoints.items():
+        disabled.add_metric([reason], number)
     charged = CounterMetricFamily("gptqueue_charged_micros", "Charged so far, in micro-USD.")
     charged.add_metric([], read.charged_micros)
-    return [jobs, tokens, deliveries, charged]
+    return [jobs, tokens, deliveries, disabled, charged]

@@ -7,16 +7,19 @@ from sqlalchemy.orm import Session
 
 from app.billing.tables import Kind, Transfer
 from app.jobs.tables import Job
-from app.webhooks.tables import Delivery
+from app.webhooks.tables import Delivery, DisabledReason, Endpoint
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Jobs by model and status, tokens by model and direction, deliveries by state, money."""
+    """Jobs by model and status, tokens by model and direction, deliveries by state, disabled
+    endpoints by reason, money.
+    """
 
     jobs: dict[tuple[str, str], int]
     tokens: dict[tuple[str, str], int]
     deliveries: dict[str, int]
+    disabled_endpoints: dict[str, int]
     charged_micros: int
 
 
@@ -41,9 +44,16 @@ def counts(session: Session) -> Counts:
         select(Delivery.state, func.count()).group_by(Delivery.state)
     ):
         deliveries[state] = number
+    disabled = {reason.value: 0 for reason in DisabledReason}
+    for reason, number in session.execute(
+        select(Endpoint.disabled_reason, func.count())
+        .where(Endpoint.disabled_reason.is_not(None))
+        .group_by(Endpoint.disabled_reason)
+    ):
+        disabled[str(reason)] = number
     charged = session.scalar(
         select(func.coalesce(func.sum(Transfer.amount_micros), 0)).where(
             Transfer.kind == Kind.CHARGE
         )
     )
-    return Counts(jobs, tokens, deliveries, int(charged or 0))
+    return Counts(jobs, tokens, deliveries, disabled, int(charged or 0))
