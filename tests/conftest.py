@@ -83,7 +83,7 @@ CREDIT_MICROS = 1_000_000
 def migrated(postgres_url: str) -> str:
     """A database that holds the schema, to be copied by each test that needs one."""
     name = "migrated"
-    with _superuser(postgres_url) as connection:
+    with _creator(postgres_url) as connection:
         connection.execute(text(f"CREATE DATABASE {name}"))
     migrate(_renamed(postgres_url, name), "head")
     return name
@@ -125,15 +125,15 @@ def module_database_url(postgres_url: str, migrated: str) -> Iterator[str]:
 
 def _database(postgres_url: str, template: str) -> Iterator[str]:
     name = f"test_{uuid4().hex}"
-    with _superuser(postgres_url) as connection:
+    with _creator(postgres_url) as connection:
         connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
     yield _renamed(postgres_url, name)
-    with _superuser(postgres_url) as connection:
+    with _creator(postgres_url) as connection:
         connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 @contextmanager
-def _superuser(url: str) -> Iterator[Connection]:
+def _creator(url: str) -> Iterator[Connection]:
     engine = create_engine(psycopg2_url(url), isolation_level="AUTOCOMMIT", poolclass=NullPool)
     with engine.connect() as connection:
         yield connection

@@ -17,7 +17,8 @@ from app.db import Database
 from app.errors import DatabaseUnavailable
 from app.group import Group
 from app.webhooks import outbox
-from app.webhooks.outbox import Lane, Parcel, Sent
+from app.webhooks.lanes import Lane
+from app.webhooks.outbox import Parcel, Sent
 from app.webhooks.sending import send
 from app.webhooks.tables import DeliveryState
 
@@ -35,6 +36,7 @@ class Courier:
         self._database = database
         self._in_flight: Counter[Lane] = Counter()
         self._lock = threading.Lock()
+        self._lease_seconds = settings.webhook_timeout_seconds + _MARGIN_SECONDS
         self._claims: Group[None, Parcel | None] = Group(self._claim)
         self._marks: Group[Sent, DeliveryState | None] = Group(self._mark)
 
@@ -73,7 +75,7 @@ class Courier:
                 session,
                 limit=len(callers),
                 room=self._room,
-                lease_seconds=self._settings.webhook_timeout_seconds + _MARGIN_SECONDS,
+                lease_seconds=self._lease_seconds,
             )
         with self._lock:
             self._in_flight.update(lane for parcel in parcels for lane in _lanes(parcel))
@@ -87,7 +89,7 @@ class Courier:
 
     def _mark(self, sent: Sequence[Sent]) -> list[DeliveryState | None]:
         with self._database.transaction() as session:
-            return outbox.mark(session, sent)
+            return outbox.mark(session, sent, lease_seconds=self._lease_seconds)
 
 
 def _lanes(parcel: Parcel) -> tuple[Lane, ...]:

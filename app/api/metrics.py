@@ -79,10 +79,20 @@ def _jobs(session: Session) -> list[Metric]:
     for (model, direction), number in read.tokens.items():
         tokens.add_metric([model, direction], number)
     deliveries = GaugeMetricFamily(
-        "gptqueue_webhook_deliveries", "Webhook deliveries by state.", labels=["state"]
+        "gptqueue_webhook_deliveries", "Webhook deliveries that are not through, by state.", labels=["state"]
     )
     for state, number in read.deliveries.items():
         deliveries.add_metric([state], number)
-    charged = CounterMetricFamily("gptqueue_charged_micros", "Charged so far, in micro-USD.")
-    charged.add_metric([], read.charged_micros)
-    return [jobs, tokens, deliveries, charged]
+    disabled = GaugeMetricFamily(
+        "gptqueue_webhook_endpoints_disabled",
+        "Webhook endpoints that nothing is sent to any more, by reason.",
+        labels=["reason"],
+    )
+    for reason, number in read.disabled_endpoints.items():
+        disabled.add_metric([reason], number)
+    charged = CounterMetricFamily(
+        "gptqueue_charged_micros", "Charged so far, in micro-USD.", labels=["model"]
+    )
+    for model, micros in read.charged_micros.items():
+        charged.add_metric([model], micros)
+    return [jobs, tokens, deliveries, disabled, charged]

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from app.jobs.document import Document, JobDocument
+from app.jobs.document import Document, JobDocument, Moment
 
 
 def _no_nul(text: str) -> str:
@@ -202,6 +202,28 @@ class SecretDocument(Document):
     """The secret that signs this account's webhooks."""
 
     key: str
+
+
+class EndpointBody(Body):
+    """Which endpoint is meant."""
+
+    url: NonEmpty = Field(max_length=2048, description="A webhook_url, letter by letter.")
+
+
+class DisabledEndpointDocument(Document):
+    """A URL that nothing is sent to any more: ``gone`` answered 410, ``failing`` had no success for
+    five days.
+    """
+
+    url: str
+    reason: Literal["gone", "failing"]
+    disabled: Moment
+
+
+class DisabledEndpointsDocument(Document):
+    """The disabled endpoints of the account."""
+
+    data: list[DisabledEndpointDocument]
 
 
 class HealthDocument(Document):

@@ -1,11 +1,19 @@
-"""The secret with which a customer verifies our webhooks."""
+"""The secret with which a customer verifies our webhooks, and the endpoints that are disabled."""
 
 from flask import Blueprint
+from sqlalchemy.orm import Session
 
 from app.accounts.principal import Principal
 from app.api.operations import operation
-from app.api.payloads import SecretDocument
+from app.api.payloads import (
+    DisabledEndpointDocument,
+    DisabledEndpointsDocument,
+    EndpointBody,
+    SecretDocument,
+)
 from app.api.services import services
+from app.errors import BodyTooLarge, InvalidJSON, InvalidRequest, MalformedRequest, NotJSON
+from app.webhooks import endpoints
 from app.webhooks.secrets import read_secret
 
 blueprint = Blueprint("webhooks", __name__)
@@ -16,3 +24,38 @@ def default_secret(principal: Principal) -> SecretDocument:
     """Read the secret that signs this account's webhooks (Standard Webhooks, HMAC-SHA256)."""
     with services().database.transaction() as session:
         return SecretDocument(key=read_secret(session, principal.account_id))
+
+
+@operation(blueprint, "GET", "/webhooks/disabled", answer=DisabledEndpointsDocument)
+def disabled_endpoints(principal: Principal) -> DisabledEndpointsDocument:
+    """List the URLs that nothing is sent to any more, the latest first."""
+    with services().database.transaction() as session:
+        return _disabled(session, principal)
+
+
+@operation(
+    blueprint,
+    "POST",
+    "/webhooks/enable",
+    body=EndpointBody,
+    answer=DisabledEndpointsDocument,
+    errors=(InvalidJSON, MalformedRequest, NotJSON, BodyTooLarge, InvalidRequest),
+)
+def enable_endpoint(principal: Principal, body: EndpointBody) -> DisabledEndpointsDocument:
+    """Send to this URL again, events of jobs that end from now on; answers with the URLs that are
+    still disabled. Enabling what is not disabled changes nothing.
+    """
+    with services().database.transaction() as session:
+        endpoints.enable(session, principal.account_id, body.url)
+        return _disabled(session, principal)
+
+
+def _disabled(session: Session, principal: Principal) -> DisabledEndpointsDocument:
+    return DisabledEndpointsDocument(
+        data=[
+            DisabledEndpointDocument(
+                url=each.url, reason=each.disabled_reason, disabled=each.disabled_at
+            )
+            for each in endpoints.disabled(session, principal.account_id)
+        ]
+    )

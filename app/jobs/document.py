@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, PlainSerializer
 
 from app.billing.tables import Charge
 from app.jobs.tables import Attempt, Job, Output
+from app.webhooks.tables import Delivery, DeliveryState
 
 
 def _iso(moment: datetime) -> str:
@@ -80,6 +81,18 @@ class ErrorDocument(Document):
     message: str
 
 
+class WebhookDocument(Document):
+    """How telling of the end goes: the last answer or error, and when it is tried again; an
+    abandoned one says why in ``last_error``.
+    """
+
+    state: Literal["pending", "delivered", "abandoned"]
+    attempts: int
+    last_status: int | None
+    last_error: str | None
+    next_attempt: Moment | None
+
+
 class UrlsDocument(Document):
     """Where to read the job and where to cancel it."""
 
@@ -102,6 +115,7 @@ class JobDocument(Document):
     priority: int
     metadata: dict[str, str]
     webhook_url: str | None
+    webhook: WebhookDocument | None
     output: OutputDocument | None
     usage: UsageDocument | None
     charge: ChargeDocument
@@ -119,6 +133,7 @@ def render(
     attempts: list[Attempt],
     output: Output | None = None,
     waiting: WaitingDocument | None = None,
+    delivery: Delivery | None = None,
 ) -> JobDocument:
     """Put a job's rows together."""
     url = f"{base_url}/api/v1/jobs/{job.id}"
@@ -135,6 +150,7 @@ def render(
         priority=job.priority,
         metadata=job.labels,
         webhook_url=job.webhook_url,
+        webhook=_webhook(delivery),
         output=_output(job, output),
         usage=_usage(job),
         charge=_charge(charge),
@@ -182,6 +198,19 @@ def _attempt(attempt: Attempt) -> AttemptDocument:
         started=attempt.started_at,
         ended=attempt.ended_at,
         outcome=attempt.outcome,
+    )
+
+
+def _webhook(delivery: Delivery | None) -> WebhookDocument | None:
+    if delivery is None:
+        return None
+    pending = delivery.state == DeliveryState.PENDING
+    return WebhookDocument(
+        state=delivery.state,
+        attempts=delivery.attempts,
+        last_status=delivery.last_status,
+        last_error=delivery.last_error,
+        next_attempt=delivery.next_attempt_at if pending else None,
     )
 
 

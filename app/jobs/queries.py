@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import Select, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from app.billing.tables import Charge
 from app.errors import JobNotFound
 from app.jobs.document import JobDocument, render
 from app.jobs.tables import Attempt, Job, Output
 from app.jobs.waiting import why_waiting
+from app.webhooks.tables import Delivery
 
 
 def owned_job(session: Session, account_id: UUID, job_id: UUID, *, lock: bool = False) -> Job:
@@ -87,6 +88,7 @@ def _documents(
         select(Attempt).where(Attempt.job_id.in_(ids)).order_by(Attempt.job_id, Attempt.number)
     ):
         attempts.setdefault(attempt.job_id, []).append(attempt)
+    deliveries = _deliveries(session, jobs)
     waiting = why_waiting(session, jobs, fresh_seconds)
     return [
         render(
@@ -96,6 +98,16 @@ def _documents(
             attempts=attempts.get(job.id, []),
             output=outputs.get(job.id),
             waiting=waiting.get(job.id),
+            delivery=deliveries.get(job.id),
         )
         for job in jobs
     ]
+
+
+def _deliveries(session: Session, jobs: Sequence[Job]) -> dict[UUID, Delivery]:
+    told = [job.id for job in jobs if job.finished_at is not None and job.webhook_url is not None]
+    if not told:
+        return {}
+    without_body = select(Delivery).options(defer(Delivery.body))
+    rows = session.scalars(without_body.where(Delivery.job_id.in_(told)))
+    return {delivery.job_id: delivery for delivery in rows}

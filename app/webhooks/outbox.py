@@ -1,37 +1,28 @@
 """The outbox: record an event with its result, claim it for an attempt, write how it went."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import (
-    BigInteger,
-    Interval,
-    String,
-    Uuid,
-    and_,
-    bindparam,
-    case,
-    func,
-    select,
-    update,
-)
+from sqlalchemy import BigInteger, Interval, String, Uuid, bindparam, case, func, select, update
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
 from app.rows import given, store
-from app.webhooks import addresses
+from app.webhooks import addresses, endpoints, lanes
+from app.webhooks.endpoints import REASONS, Address, News
+from app.webhooks.lanes import DUE, Room
 from app.webhooks.schedule import delay_after
-from app.webhooks.tables import Delivery, DeliveryState, WebhookSecret
-
-Lane = str | UUID  # what deliveries can be too many of: a host, or an account
+from app.webhooks.tables import Delivery, DeliveryState, DisabledReason, WebhookSecret
 
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """All that one attempt needs; ``attempt`` fences it like a job's."""
+    """All that one attempt needs; ``attempt`` fences it like a job's. ``failing`` tells that the
+    endpoint's last attempts failed.
+    """
 
     id: UUID
     attempt: int
@@ -40,6 +31,12 @@ class Parcel:
     url: str
     body: bytes
     secret: str
+    failing: bool = False
+
+    @property
+    def address(self) -> Address:
+        """Its endpoint."""
+        return Address(self.account_id, self.url, self.host)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,21 +85,18 @@ def record(session: Session, events: Sequence[Event]) -> dict[UUID, UUID]:
 _NEW = {"state": DeliveryState.PENDING, "attempts": 0}
 
 
-_DUE = and_(Delivery.state == DeliveryState.PENDING, Delivery.next_attempt_at <= func.now())
-
-
 def due(session: Session, limit: int) -> list[UUID]:
     """The deliveries whose time has come, longest waiting first."""
     return list(
         session.scalars(
-            select(Delivery.id).where(_DUE).order_by(Delivery.next_attempt_at).limit(limit)
+            select(Delivery.id).where(DUE).order_by(Delivery.next_attempt_at).limit(limit)
         )
     )
 
 
 _FREE = (
     select(Delivery.id)
-    .where(Delivery.id.in_(bindparam("chosen", expanding=True)), _DUE)
+    .where(Delivery.id.in_(bindparam("chosen", expanding=True)), DUE)
     .with_for_update(skip_locked=True)
 )
 _CLAIM = (
@@ -117,19 +111,22 @@ _CLAIM = (
 )
 
 
-def claim(
-    session: Session, *, limit: int, room: Callable[[Lane], int], lease_seconds: float
-) -> list[Parcel]:
+def claim(session: Session, *, limit: int, room: Room, lease_seconds: float) -> list[Parcel]:
     """Take due deliveries for one attempt each, longest due first, ``limit`` at most.
 
     ``room`` says how many more of a host, or of an account, may be in flight. The next attempt of
-    what is taken moves ``lease_seconds`` away, so that a sender that dies is replaced then.
+    what is taken moves ``lease_seconds`` away, so that a sender that dies is replaced then. What is
+    due at a disabled endpoint is given up here.
     """
-    chosen = _choose(session, limit, room)
+    choice = lanes.choose(session, limit, room)
+    if choice.disabled:
+        endpoints.give_up(session, choice.disabled, lease_seconds)
+        choice = lanes.choose(session, limit, room)
+    chosen = choice.failing
     if not chosen:
         return []
     lease = timedelta(seconds=lease_seconds)
-    claimed = session.scalars(_CLAIM, {"chosen": chosen, "lease": lease}).all()
+    claimed = session.scalars(_CLAIM, {"chosen": list(chosen), "lease": lease}).all()
     secrets = _secrets(session, {delivery.account_id for delivery in claimed})
     return [
         Parcel(
@@ -140,48 +137,19 @@ def claim(
             url=delivery.url,
             body=delivery.body.encode(),
             secret=secrets[delivery.account_id],
+            failing=chosen[delivery.id],
         )
         for delivery in claimed
     ]
 
 
-def _choose(session: Session, limit: int, room: Callable[[Lane], int]) -> list[UUID]:
-    """Due deliveries, no more of one host or account than there is room for.
-
-    Those that turn out to be full are left out of the next look, so that what waits behind them is
-    seen however much of theirs there is.
-    """
-    hosts: dict[str, int] = {}
-    accounts: dict[UUID, int] = {}
-    chosen: list[UUID] = []
-    while len(chosen) < limit:
-        rows = session.execute(
-            select(Delivery.id, Delivery.host, Delivery.account_id)
-            .where(
-                _DUE,
-                Delivery.id.not_in(chosen),
-                Delivery.host.not_in([host for host, free in hosts.items() if free <= 0]),
-                Delivery.account_id.not_in([each for each, free in accounts.items() if free <= 0]),
-            )
-            .order_by(Delivery.next_attempt_at)
-            .limit(limit)
-        ).all()
-        for delivery_id, host, account_id in rows:
-            free = min(
-                hosts.setdefault(host, room(host)),
-                accounts.setdefault(account_id, room(account_id)),
-            )
-            if free > 0 and len(chosen) < limit:
-                chosen.append(delivery_id)
-                hosts[host] -= 1
-                accounts[account_id] -= 1
-        if len(rows) < limit:
-            break  # there are no more
-    return chosen
+_SECRETS = select(WebhookSecret).where(
+    WebhookSecret.account_id.in_(bindparam("accounts", expanding=True))
+)
 
 
 def _secrets(session: Session, account_ids: Collection[UUID]) -> dict[UUID, str]:
-    rows = session.scalars(select(WebhookSecret).where(WebhookSecret.account_id.in_(account_ids)))
+    rows = session.scalars(_SECRETS, {"accounts": list(account_ids)})
     return {row.account_id: row.secret for row in rows}
 
 
@@ -220,19 +188,42 @@ _MARK = (
 )
 
 
-def mark(session: Session, sent: Sequence[Sent]) -> list[DeliveryState | None]:
-    """Write how each attempt went; None where another attempt has taken over meanwhile."""
-    outcomes = [_outcome(parcel, answer) for parcel, answer in sent]
+def mark(
+    session: Session, sent: Sequence[Sent], *, lease_seconds: float
+) -> list[DeliveryState | None]:
+    """Write how each attempt went; None where another attempt has taken over meanwhile.
+
+    ``lease_seconds`` as for ``claim``: what else waits for an endpoint that is disabled by this is
+    given up, unless it is in flight.
+    """
+    disabled = endpoints.note(session, _news(sent))
+    outcomes = [_outcome(parcel, answer, disabled.get(parcel.address)) for parcel, answer in sent]
     marked = session.scalars(_MARK, {"outcomes": outcomes})
     written = set(marked)
+    if disabled:
+        endpoints.give_up(session, disabled, lease_seconds)
     return [each["state"] if each["id"] in written else None for each in outcomes]
 
 
-def _outcome(parcel: Parcel, answer: Answer) -> dict[str, Any]:
+def _news(sent: Sequence[Sent]) -> dict[Address, News]:
+    """What endpoints have to be told: failures, and successes of those that have been failing."""
+    news: dict[Address, News] = {}
+    for parcel, answer in sent:
+        if parcel.failing or not answer.accepted:
+            each = news.setdefault(parcel.address, News())
+            each.succeeded |= answer.accepted
+            each.gone |= answer.gone
+    return news
+
+
+def _outcome(parcel: Parcel, answer: Answer, disabled: DisabledReason | None) -> dict[str, Any]:
     delay = delay_after(parcel.attempt, answer.retry_after_seconds)
+    error = answer.error
     if answer.accepted:
         state = DeliveryState.DELIVERED
-    elif answer.gone or delay is None:
+    elif disabled is not None:
+        state, error = DeliveryState.ABANDONED, REASONS[disabled]
+    elif delay is None:
         state = DeliveryState.ABANDONED
     else:
         state = DeliveryState.PENDING
@@ -241,6 +232,6 @@ def _outcome(parcel: Parcel, answer: Answer) -> dict[str, Any]:
         "attempts": parcel.attempt,
         "state": state,
         "last_status": answer.status,
-        "last_error": answer.error,
+        "last_error": error,
         "wait": int(delay.total_seconds()) if delay else 0,
     }

@@ -15,6 +15,7 @@ _DELAYS = (
     timedelta(hours=24),
 )
 _LONGEST_RETRY_AFTER = timedelta(hours=24)
+FAILING_AT_MOST = timedelta(days=5)  # without any success; then the endpoint is disabled
 
 
 def delay_after(attempts: int, retry_after_seconds: int | None = None) -> timedelta | None:

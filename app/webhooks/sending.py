@@ -6,6 +6,7 @@ Redirects are not followed. Written on ``http.client`` because the time limit is
 attempt: the time-outs of HTTP libraries begin anew with every byte that arrives.
 """
 
+import math
 import re
 import socket
 import ssl
@@ -13,6 +14,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from http.client import HTTPConnection, HTTPException
 
 from app.config import Settings
@@ -20,6 +23,8 @@ from app.errors import WebhookURLRefused
 from app.webhooks import addresses, signing
 from app.webhooks.addresses import Address, Resolver, Target
 from app.webhooks.outbox import Answer, Parcel
+
+_LONGEST_DATE = 40  # "Wednesday, 09-Nov-94 08:49:37 GMT", and some spaces
 
 
 def send(parcel: Parcel, settings: Settings, resolver: Resolver = addresses.resolve) -> Answer:
@@ -94,4 +99,14 @@ def _exchange(parcel: Parcel, target: Target, stream: socket.socket) -> Answer:
 
 
 def _seconds(retry_after: str) -> int | None:
-    return int(retry_after) if re.fullmatch("[0-9]{1,9}", retry_after) else None
+    """Both forms of RFC 9110, section 10.2.3: seconds, or a date."""
+    if re.fullmatch("[0-9]{1,9}", retry_after):
+        return int(retry_after)
+    if len(retry_after) > _LONGEST_DATE:
+        return None
+    try:
+        date = parsedate_to_datetime(retry_after)
+        date = date if date.tzinfo else date.replace(tzinfo=UTC)
+        return math.ceil((date - datetime.now(UTC)).total_seconds())
+    except (ValueError, OverflowError):
+        return None

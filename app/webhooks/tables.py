@@ -1,4 +1,4 @@
-"""The secret that signs an account's events, and the outbox."""
+"""The secret that signs an account's events, the outbox, and the endpoints that fail."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -25,7 +25,7 @@ class DeliveryState(StrEnum):
 
     PENDING = "pending"
     DELIVERED = "delivered"
-    ABANDONED = "abandoned"  # the schedule is used up, or the receiver answered 410
+    ABANDONED = "abandoned"  # the schedule is used up, or the endpoint is disabled
 
 
 class Delivery(Base):
@@ -39,6 +39,17 @@ class Delivery(Base):
             "ix_webhook_deliveries_due",
             "next_attempt_at",
             postgresql_where=text("state = 'pending'"),
+        ),
+        Index(
+            "ix_webhook_deliveries_host",
+            "host",
+            "next_attempt_at",
+            postgresql_where=text("state = 'pending'"),
+        ),
+        Index(
+            "ix_webhook_deliveries_abandoned",
+            "ended_at",
+            postgresql_where=text("state = 'abandoned'"),
         ),
     )
 
@@ -56,3 +67,26 @@ class Delivery(Base):
     last_error: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     ended_at: Mapped[datetime | None]
+
+
+class DisabledReason(StrEnum):
+    """Why nothing is sent to an endpoint any more."""
+
+    GONE = "gone"  # it answered 410
+    FAILING = "failing"  # five days without a success
+
+
+class Endpoint(Base):
+    """A URL of an account that has failed at some time; one that never did has no row."""
+
+    __tablename__ = "webhook_endpoints"
+    __table_args__ = (
+        CheckConstraint("(disabled_at IS NULL) = (disabled_reason IS NULL)", name="disabled"),
+        CheckConstraint("disabled_reason IN ('gone', 'failing')", name="reason"),
+    )
+
+    account_id: Mapped[UUID] = mapped_column(ForeignKey("accounts.id"), primary_key=True)
+    url: Mapped[str] = mapped_column(primary_key=True)
+    failing_since: Mapped[datetime | None]  # the first failure after the last success
+    disabled_at: Mapped[datetime | None]
+    disabled_reason: Mapped[str | None]

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0004"
-down_revision = "0001"
+down_revision = "0003"
 branch_labels = None
 depends_on = None
 
@@ -39,9 +39,20 @@ def upgrade() -> None:
     op.drop_index("ix_jobs_usage", table_name="jobs")
     op.drop_index("ix_jobs_model_status", table_name="jobs")
     op.create_index("ix_jobs_account_status", "jobs", ["account_id", "status", "id"])
+    op.create_index(
+        "ix_webhook_deliveries_abandoned",
+        "webhook_deliveries",
+        ["ended_at"],
+        postgresql_where=sa.text("state = 'abandoned'"),
+    )
 
 
 def downgrade() -> None:
+    op.drop_index(
+        "ix_webhook_deliveries_abandoned",
+        table_name="webhook_deliveries",
+        postgresql_where=sa.text("state = 'abandoned'"),
+    )
     op.drop_index("ix_jobs_account_status", table_name="jobs")
     op.create_index("ix_jobs_model_status", "jobs", ["model", "status"])
     op.create_index("ix_jobs_usage", "jobs", ["account_id", "finished_at"])

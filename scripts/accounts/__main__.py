@@ -86,9 +86,11 @@ def _text(argument: str) -> str:
 
 
 def _cents(argument: str, least: int = 0) -> int:
-    if not argument.isdecimal() or not least <= float(argument) <= MOST_CENTS:
+    digits = argument.lstrip("0") or "0"
+    short = argument.isdecimal() and len(digits) <= len(str(MOST_CENTS))  # int() has a limit
+    if not short or not least <= int(digits) <= MOST_CENTS:
         raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {MOST_CENTS}")
-    return int(argument)
+    return int(digits)
 
 
 def _positive_cents(argument: str) -> int:

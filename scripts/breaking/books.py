@@ -1,4 +1,4 @@
-"""Everything that a run left in the database, read in one snapshot."""
+"""Everything that a run left in the database."""
 
 from collections import defaultdict
 from contextlib import closing
@@ -7,6 +7,12 @@ from typing import Any
 
 import psycopg2
 from psycopg2.extras import NamedTupleCursor
+
+from app import schema
+from app.billing.reconcile import Finding
+from app.config import Settings
+from app.db import Database
+from app.jobs import reconcile
 
 Row = Any  # a named tuple of the query's columns
 
@@ -21,10 +27,7 @@ TRANSFERS = """
     SELECT job_id::text AS job, account_id::text AS account, kind, debit, credit, amount_micros
     FROM transfers
 """
-BALANCES = """
-    SELECT account_id::text AS account, available_micros AS available, held_micros AS held
-    FROM balances
-"""
+BALANCES = "SELECT held_micros AS held FROM balances"
 DELIVERIES = """
     SELECT replace(id::text, '-', '') AS hex, job_id::text AS job, type, state, attempts,
            next_attempt_at < now() - interval '5 seconds' AS is_overdue
@@ -43,6 +46,7 @@ class Books:
     balances: list[Row]
     deliveries: list[Row]
     keys: list[Row]
+    findings: list[Finding]  # of ``gptqueue reconcile``
 
     def by_plan(self) -> dict[int, list[Row]]:
         """The jobs that each plan led to: one at most."""
@@ -69,4 +73,12 @@ def read(database_url: str) -> Books:
             balances=rows(BALANCES),
             deliveries=rows(DELIVERIES),
             keys=rows(KEYS),
+            findings=findings(database_url),
         )
+
+
+def findings(database_url: str) -> list[Finding]:
+    """What the product itself finds wrong with its money."""
+    database = Database(Settings(database_url=database_url), schema.metadata)
+    with closing(database), database.transaction() as session:
+        return reconcile.everything(session)

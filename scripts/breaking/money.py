@@ -1,6 +1,8 @@
-"""The audit of the money, by ``docs/billing.md`` and not by the code that moved it."""
+"""The audit of the money: what was charged, by ``docs/billing.md`` and not by the code that moved
+it; and the product's own.
+"""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 
 from scripts.breaking.answers import TERMINAL
 from scripts.breaking.books import Books, Row
@@ -64,19 +66,10 @@ def _by_the_rules(job: Row) -> tuple[str, int, set[str]]:
 
 
 def drift(books: Books) -> Line:
-    """Balances that are not what their transfers add up to, and holds that outlive their jobs."""
-    sums: Counter[tuple[str, str]] = Counter()
-    for each in books.transfers:
-        sums[each.account, each.credit] += each.amount_micros
-        sums[each.account, each.debit] -= each.amount_micros
-    problems, total = [], 0
-    for balance in books.balances:
-        added = sums[balance.account, "available"], sums[balance.account, "held"]
-        total += abs(balance.available - added[0]) + abs(balance.held - added[1])
-        if (balance.available, balance.held) != added:
-            problems.append(f"account {balance.account} has {balance}, its transfers say {added}")
-    live = sum(job.held_micros or 0 for job in books.jobs.values() if job.status not in TERMINAL)
+    """What ``gptqueue reconcile`` finds: balances that drift, holds that outlive their jobs."""
+    problems = [
+        f"{each.fault}: account {each.account_id}, job {each.job_id}, {each.micros} micros"
+        for each in books.findings
+    ]
     held = sum(balance.held for balance in books.balances)
-    if held != live:
-        problems.append(f"{held} micros are held, for live jobs that hold {live}")
-    return Line("drift", total + abs(held - live), {"still held": held}, problems)
+    return Line("drift", len(problems), {"still held": held}, problems)

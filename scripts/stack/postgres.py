@@ -20,7 +20,8 @@ from scripts.stack import ports, remembered, unprivileged
 from scripts.stack.problem import Problem
 from scripts.stack.processes import Command
 
-NAME = "gptqueue"
+NAME = "gptqueue"  # the database, and the role that owns it
+SUPERUSER = "postgres"  # not the application's role: no privilege can be kept from a superuser
 SETTINGS = {
     "listen_addresses": ports.LOCALHOST,
     # A socket's path may have 107 bytes at most; TCP works from any folder.
@@ -121,10 +122,10 @@ def initialise(data: Path, *, binaries: Path, password: Path) -> None:
     fresh = data.with_name("data.new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(mode=0o700)
-    remembered.secret(password)
+    role = f"CREATE ROLE {NAME} LOGIN CREATEDB PASSWORD '{remembered.secret(password)}'\n"
     unprivileged.give(fresh, password)
     initdb = [
-        f"--username={NAME}",
+        f"--username={SUPERUSER}",
         f"--pwfile={password}",
         "--auth=scram-sha-256",
         "--encoding=UTF8",
@@ -134,9 +135,8 @@ def initialise(data: Path, *, binaries: Path, password: Path) -> None:
     ]
     check(binaries / "initdb", "-D", fresh, *initdb)
     single = ["-c", "exit_on_error=on", "postgres"]
-    check(
-        binaries / "postgres", "--single", "-D", fresh, *single, stdin=f"CREATE DATABASE {NAME}\n"
-    )
+    sql = f"{role}CREATE DATABASE {NAME} OWNER {NAME}\n"
+    check(binaries / "postgres", "--single", "-D", fresh, *single, stdin=sql)
     os.chown(password, os.geteuid(), os.getegid())
     fresh.rename(data)
 

@@ -82,7 +82,8 @@ def charge(job: Json) -> str:
         f" + {usage['completion_tokens']} x {price['output_micros_per_million_tokens']:,}"
     )
     sum_ = f"{money['charged_micros']} micro-{money['currency']}"
-    dollars = f"{money['charged_micros'] / 1e6:.6f} {money['currency']}"
+    whole, millionths = divmod(money["charged_micros"], 1_000_000)
+    dollars = f"{whole}.{millionths:06d} {money['currency']}"
     return f"({terms}) / 1,000,000, rounded up = {sum_} ({dollars}; {money['held_micros']} held)"
 
 

@@ -1,22 +1,27 @@
 """What the tests of the API share."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text, update
 from werkzeug.test import TestResponse
 
 from app.billing.tables import Balance
 from app.db import Database
 from app.jobs.tables import Job
+from app.webhooks.tables import Delivery
 from scripts.stack import ports
 from tests.conftest import Customer
+from workers.process import Process
 
 Problem = Callable[[TestResponse, int, str], dict[str, Any]]
 Submit = Callable[..., TestResponse]
 PostText = Callable[..., TestResponse]
+Deliver = Callable[[], Delivery]
 
 
 @pytest.fixture
@@ -78,3 +83,74 @@ def untouched(database: Database, customer: Customer) -> Callable[[], bool]:
 def closed_port() -> int:
     """A port of this machine on which nothing listens."""
     return ports.find_free()
+
+
+class Receiver(ThreadingHTTPServer):
+    """Answers with the next of ``answers``, or 200 when there is none left."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}/hook?a=b"
+        self.answers: list[tuple[int, dict[str, str]]] = []
+        self.received: list[tuple[str, dict[str, str], bytes]] = []
+        self.came = threading.Semaphore(0)
+
+    def wait_for(self, number: int, seconds: float) -> bool:
+        """Whether that many have come in that time."""
+        return all(self.came.acquire(timeout=seconds) for _ in range(number))
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Receiver
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.server.received.append((self.path, headers, body))
+        self.server.came.release()
+        status, more = self.server.answers.pop(0) if self.server.answers else (200, {})
+        self.send_response(status)
+        for name, value in more.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A customer's server."""
+    with Receiver() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def delivery(database: Database) -> Delivery:
+    """The only one there is."""
+    with database.transaction() as session:
+        return session.scalars(select(Delivery)).one()
+
+
+@pytest.fixture
+def attempt(process: Process, database: Database) -> Deliver:
+    """Make the delivery due, let a worker try it, and read what was written."""
+
+    def run() -> Delivery:
+        with database.transaction() as session:
+            session.execute(update(Delivery).values(next_attempt_at=text("now()")))
+        process.courier.deliver_due()
+        return delivery(database)
+
+    return run
+
+
+@pytest.fixture
+def pending(submit: Submit, work: Callable[[], None], receiver: Receiver) -> Receiver:
+    """A receiver for which one event waits."""
+    submit(webhook_url=receiver.url)
+    work()
+    return receiver

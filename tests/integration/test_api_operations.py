@@ -170,7 +170,7 @@ def test_metrics_count_jobs_tokens_money_queues_and_workers(
     assert metrics["gptqueue_jobs", (fake, ("status", "queued"))] == 1
     assert metrics["gptqueue_tokens_total", (("direction", "prompt"), fake)] == 6
     assert metrics["gptqueue_tokens_total", (("direction", "completion"), fake)] == 10
-    assert metrics["gptqueue_charged_micros_total", ()] == 26
+    assert metrics["gptqueue_charged_micros_total", (fake,)] == 26
     assert metrics["gptqueue_webhook_deliveries", (("state", "pending"),)] == 1
     assert metrics["gptqueue_queue_messages", (fake,)] == 3
     assert metrics["gptqueue_workers", (fake, ("state", "ready"))] == 1

@@ -162,7 +162,8 @@ def test_a_restarted_database_costs_nobody_an_error(
         session.execute(
             text(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                " WHERE usename = current_user AND datname = current_database()"
+                " AND pid <> pg_backend_pid()"
             )
         )
     assert client.get("/api/v1/jobs").status_code == 200

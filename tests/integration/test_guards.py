@@ -181,8 +181,8 @@ def twice_claimed(customer: Customer, database: Database) -> tuple[Parcel, Parce
     parcels = []
     for _ in range(2):
         with database.transaction() as session:
-            parcels += outbox.claim(session, limit=1, room=lambda host: 1, lease_seconds=30)
             session.execute(update(Delivery).values(next_attempt_at=text("now()")))
+            parcels += outbox.claim(session, limit=1, room=lambda host: 1, lease_seconds=30)
     first, second = parcels
     assert (first.id, first.attempt, second.attempt) == (second.id, 1, 2)
     return first, second
@@ -196,7 +196,7 @@ def test_a_sender_that_was_replaced_marks_nothing_while_the_other_is_sending(
 
     def marked(parcel: Parcel, status: int) -> tuple[str | None, str, int | None]:
         with database.transaction() as session:
-            (written,) = outbox.mark(session, [(parcel, Answer(status=status))])
+            (written,) = outbox.mark(session, [(parcel, Answer(status=status))], lease_seconds=30)
             delivery = session.scalars(select(Delivery)).one()
             return written, delivery.state, delivery.last_status
 

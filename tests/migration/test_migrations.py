@@ -1,6 +1,7 @@
 """The migrations, against real databases."""
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import CheckConstraint, create_engine, inspect, text
@@ -8,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 
 from app import schema
 from app.db import Database, psycopg2_url
-from tests.conftest import Customer, migrate
+from tests.conftest import Customer, alembic_config, migrate
 
 
 def test_migrating_an_empty_database_gives_the_declared_tables(empty_database: str) -> None:
@@ -59,7 +60,23 @@ def test_the_ledger_refuses_to_be_changed(
     database: Database, customer: Customer, change: str
 ) -> None:
     with (
-        pytest.raises(DBAPIError, match="append-only"),
+        pytest.raises(DBAPIError, match="permission denied"),
         database.transaction() as session,
     ):
         session.execute(text(change))
+
+
+def test_one_step_back_gives_the_privileges_back(empty_database: str) -> None:
+    query = text(
+        "SELECT string_agg(privilege_type, ' ' ORDER BY privilege_type)"
+        " FROM information_schema.table_privileges WHERE table_name = 'transfers'"
+        " AND grantee = current_user AND privilege_type IN ('UPDATE', 'DELETE', 'TRUNCATE')"
+    )
+    engine = create_engine(psycopg2_url(empty_database))
+    migrate(empty_database, "head")
+    with engine.connect() as connection:
+        assert connection.scalar(query) is None
+    command.downgrade(alembic_config(empty_database), "0001")
+    with engine.connect() as connection:
+        assert connection.scalar(query) == "DELETE TRUNCATE UPDATE"
+    engine.dispose()

@@ -1,9 +1,15 @@
 """The shape of the house, held by reading the source: see docs/architecture.md."""
 
 import ast
+import re
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
+from sqlalchemy import BigInteger, Numeric
+
+from app import schema
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(
@@ -34,6 +40,7 @@ ALLOWED = {
     "jobs": BASE | FEATURES,
     "schema": {"db", "jobs", "billing", "webhooks", "accounts", "fleet"},
     "api": BASE | FEATURES | {"jobs", "logs", "errortracking", "schema", "group"},
+    "cli": BASE | {"billing", "jobs", "schema"},
 }
 
 
@@ -184,15 +191,77 @@ def test_only_db_commits() -> None:
     assert committers == {"app/db.py"}
 
 
+def floating(tree: ast.AST) -> list[int]:
+    """The lines on which something is, or becomes, no integer."""
+    return [
+        node.lineno
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.BinOp | ast.AugAssign) and isinstance(node.op, ast.Div))
+        or (isinstance(node, ast.Constant) and isinstance(node.value, float))
+        or (isinstance(node, ast.Name) and node.id in {"float", "Float", "Numeric", "Decimal"})
+    ]
+
+
+def about_money(node: ast.AST) -> bool:
+    """Whether this names an amount."""
+    names = {getattr(each, name, None) for each in ast.walk(node) for name in ("id", "attr", "arg")}
+    texts = {each.value for each in ast.walk(node) if isinstance(each, ast.Constant)}
+    return any(
+        re.search(r"(^|_)(micros|cents|price)(_|$)", each, re.IGNORECASE)
+        for each in names | texts
+        if isinstance(each, str) and " " not in each
+    )
+
+
+def expressions(tree: ast.AST) -> Iterator[ast.AST]:
+    """The statements that contain no others, and the heads of those that do."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.stmt) and not hasattr(node, "body"):
+            yield node
+        elif isinstance(node, ast.If | ast.While):
+            yield node.test
+        elif isinstance(node, ast.For):
+            yield node.iter
+        elif isinstance(node, ast.With):
+            yield from (item.context_expr for item in node.items)
+        elif isinstance(node, ast.FunctionDef):
+            yield from (node.args, *([node.returns] if node.returns else []))
+
+
 def test_money_is_never_a_float() -> None:
-    for path, tree in TREES.items():
-        if not path.is_relative_to(ROOT / "app" / "billing"):
-            continue
-        for node in ast.walk(tree):
-            divides = isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)
-            constant = isinstance(node, ast.Constant) and isinstance(node.value, float)
-            typed = isinstance(node, ast.Name) and node.id in {"float", "Float", "Decimal"}
-            assert not (divides or constant or typed), f"{named(path)}:{node.lineno}"
+    wrong = [
+        f"{named(path)}:{line}"
+        for path, tree in TREES.items()
+        for some in ([tree] if path.is_relative_to(ROOT / "app/billing") else expressions(tree))
+        if path.is_relative_to(ROOT / "app/billing") or about_money(some)
+        for line in floating(some)
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "amount_micros = total / 2",
+        "held_micros = 0.5",
+        "charge(amount_micros=float(text))",
+        "charge.held_micros /= 2",
+        "row = {'held_micros': tokens * 1.5}",
+        "def pay(amount_micros: float) -> None: ...",
+        "if balance.held_micros > 1e6: pass",
+        "price = Decimal(text)",
+    ],
+)
+def test_a_float_would_be_seen(line: str) -> None:
+    assert any(about_money(some) and floating(some) for some in expressions(ast.parse(line)))
+
+
+def test_no_column_is_a_float_and_amounts_are_bigints() -> None:
+    columns = [column for table in schema.metadata.tables.values() for column in table.columns]
+    assert [str(each) for each in columns if isinstance(each.type, Numeric)] == []  # Float is one
+    amounts = [each for each in columns if each.name.endswith("_micros")]
+    assert len(amounts) >= 7
+    assert [str(each) for each in amounts if not isinstance(each.type, BigInteger)] == []
 
 
 def test_public_functions_take_at_most_three_parameters_by_position() -> None:

@@ -1,0 +1,124 @@
+"""Which due deliveries are sent next: the longest waiting of every host and account with room."""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, Select, and_, bindparam, case, func, select, true
+from sqlalchemy.orm import Session
+
+from app.webhooks.endpoints import Address
+from app.webhooks.tables import Delivery, DeliveryState, Endpoint
+
+Lane = str | UUID  # what deliveries can be too many of: a host, or an account
+Room = Callable[[Lane], int]  # how many more of a lane may be in flight
+
+PENDING = Delivery.state == DeliveryState.PENDING
+DUE = and_(PENDING, Delivery.next_attempt_at <= func.now())
+
+_FAILING, _DISABLED = "failing", "disabled"
+# Not a join: the planner might sort everything that is due instead of reading the first few.
+_TROUBLE = (
+    select(
+        case(
+            (Endpoint.disabled_at.is_not(None), _DISABLED),
+            (Endpoint.failing_since.is_not(None), _FAILING),
+        )
+    )
+    .where(Endpoint.account_id == Delivery.account_id, Endpoint.url == Delivery.url)
+    .scalar_subquery()
+    .label("trouble")
+)
+_CANDIDATE = select(
+    Delivery.id,
+    Delivery.host,
+    Delivery.account_id,
+    Delivery.url,
+    Delivery.next_attempt_at,
+    _TROUBLE,
+).where(DUE)
+
+
+_OLDEST = _CANDIDATE.order_by(Delivery.next_attempt_at).limit(bindparam("limit"))
+
+
+@dataclass(slots=True)
+class Choice:
+    """Deliveries to send, and whether their endpoint has been failing; and disabled endpoints for
+    which deliveries are due.
+    """
+
+    failing: dict[UUID, bool] = field(default_factory=dict)
+    disabled: set[Address] = field(default_factory=set)
+
+
+def choose(session: Session, limit: int, room: Room) -> Choice:
+    """Due deliveries, no more of one host or account than there is room for.
+
+    Usually the oldest are what is wanted. Where receivers that hang fill that look, the next ones
+    go from host to host, so that what waits behind theirs is seen however much of it there is.
+    """
+    choice, left = Choice(), _Left(room)
+    rows = session.execute(_OLDEST, {"limit": limit}).all()
+    _take(rows, limit, left, choice)
+    while len(rows) == limit and len(choice.failing) < limit and not choice.disabled:
+        rows = session.execute(_of_others(limit, left, choice.failing)).all()
+        _take(rows, limit, left, choice)
+    return choice
+
+
+class _Left:
+    """The room that is left in each lane that was looked at."""
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self._free: dict[Lane, int] = {}
+
+    def take(self, *lanes: Lane) -> bool:
+        """Take a place in each of these lanes, if all of them have one."""
+        for lane in lanes:
+            self._free.setdefault(lane, self._room(lane))
+        if min(self._free[lane] for lane in lanes) <= 0:
+            return False
+        for lane in lanes:
+            self._free[lane] -= 1
+        return True
+
+    def full(self, kind: type[str] | type[UUID]) -> list[Lane]:
+        """The hosts, or the accounts, that have none."""
+        return [lane for lane, free in self._free.items() if free <= 0 and isinstance(lane, kind)]
+
+
+def _take(rows: Sequence[Row[Any]], limit: int, left: _Left, choice: Choice) -> None:
+    for row in rows:
+        if row.trouble == _DISABLED:
+            choice.disabled.add(Address(row.account_id, row.url, row.host))
+        elif len(choice.failing) < limit and left.take(row.host, row.account_id):
+            choice.failing[row.id] = row.trouble == _FAILING
+
+
+def _of_others(limit: int, left: _Left, chosen: Collection[UUID]) -> Select[Any]:
+    """The oldest of each host that has room; an index leads from one host to the next, past
+    whatever else there is of the first.
+    """
+    hosts = select(func.min(Delivery.host).label("host")).where(PENDING).cte(recursive=True)
+    following = select(func.min(Delivery.host)).where(PENDING, Delivery.host > hosts.c.host)
+    hosts = hosts.union_all(select(following.scalar_subquery()).where(hosts.c.host.is_not(None)))
+    oldest = (
+        _CANDIDATE.where(
+            Delivery.host == hosts.c.host,
+            Delivery.id.not_in(chosen),
+            Delivery.account_id.not_in(left.full(UUID)),
+        )
+        .order_by(Delivery.next_attempt_at)
+        .limit(limit)
+        .lateral()
+    )
+    return (
+        select(oldest)
+        .select_from(hosts.join(oldest, true()))
+        .where(hosts.c.host.not_in(left.full(str)))
+        .order_by(oldest.c.next_attempt_at)
+        .limit(limit)
+    )
