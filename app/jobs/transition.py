@@ -129,15 +129,20 @@ def end(session: Session, ends: Sequence[End]) -> list[tuple[End, Job]]:
     return done
 
 
-def requeue(session: Session, leases: Collection[Lease]) -> None:
-    """running -> queued: what lost workers left behind, for another attempt."""
+def requeue(session: Session, leases: Collection[Lease], outcome: Outcome) -> None:
+    """running -> queued, for another attempt; ``outcome`` is what became of this one."""
     if not leases:
         return
     pairs = [{"id": each.job_id, "fence": each.attempt} for each in leases]
     rows = given(pairs, id=Uuid, fence=BigInteger)
-    session.execute(
+    requeued = session.execute(
         update(Job)
-        .where(Job.id == rows.c.id, Job.attempt == rows.c.fence, Job.status == Status.RUNNING)
+        .where(
+            Job.id.in_(_locked([each.job_id for each in leases])),
+            Job.id == rows.c.id,
+            Job.attempt == rows.c.fence,
+            Job.status == Status.RUNNING,
+        )
         .values(
             status=Status.QUEUED,
             lease_until=None,
@@ -145,9 +150,10 @@ def requeue(session: Session, leases: Collection[Lease]) -> None:
             # Its message is gone with its worker; an old one lets the sweep send another at once.
             message_at=Job.created_at,
         )
+        .returning(Job.id, Job.attempt)
         .execution_options(synchronize_session=False)
     )
-    _close_attempts(session, dict.fromkeys(leases, Outcome.LOST))
+    _close_attempts(session, {Lease(row.id, row.attempt): outcome for row in requeued})
 
 
 def _locked(job_ids: Sequence[UUID]) -> Select[UUID]:
