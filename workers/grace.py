@@ -15,7 +15,7 @@ log = structlog.get_logger(__name__)
 
 
 class Grace:
-    """Calls ``over`` so many seconds after the first ``count_down``, unless the process ended before."""
+    """Calls ``over`` so many seconds after ``count_down``, unless the process has ended by then."""
 
     def __init__(self, seconds: float, *, over: Callable[[], None]) -> None:
         self._seconds = seconds

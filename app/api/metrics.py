@@ -85,4 +85,9 @@ def _jobs(session: Session) -> list[Metric]:
         deliveries.add_metric([state], number)
     charged = CounterMetricFamily("gptqueue_charged_micros", "Charged so far, in micro-USD.")
     charged.add_metric([], read.charged_micros)
-    return [jobs, tokens, deliveries, charged]
+    discarded = CounterMetricFamily(
+        "gptqueue_results_discarded",
+        "Results of lost attempts, which came too late and changed nothing.",
+        value=read.results_discarded,
+    )
+    return [jobs, tokens, deliveries, charged, discarded]

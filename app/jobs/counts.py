@@ -3,21 +3,27 @@
 from dataclasses import dataclass
 
 from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from app.billing.tables import Kind, Transfer
-from app.jobs.tables import Job
+from app.jobs.tables import Counter, Job
 from app.webhooks.tables import Delivery
+
+_DISCARDED = "results_discarded"
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Jobs by model and status, tokens by model and direction, deliveries by state, money."""
+    """Jobs by model and status, tokens by model and direction, deliveries by state, money, and
+    the results that came too late.
+    """
 
     jobs: dict[tuple[str, str], int]
     tokens: dict[tuple[str, str], int]
     deliveries: dict[str, int]
     charged_micros: int
+    results_discarded: int
 
 
 def counts(session: Session) -> Counts:
@@ -46,4 +52,18 @@ def counts(session: Session) -> Counts:
             Transfer.kind == Kind.CHARGE
         )
     )
-    return Counts(jobs, tokens, deliveries, int(charged or 0))
+    discarded = session.scalar(select(Counter.value).where(Counter.name == _DISCARDED))
+    return Counts(jobs, tokens, deliveries, int(charged or 0), discarded or 0)
+
+
+def count_discarded(session: Session, results: int) -> None:
+    """So many results of lost attempts were refused. The row stays locked until the commit, so this
+    comes last in its transaction.
+    """
+    session.execute(
+        insert(Counter)
+        .values(name=_DISCARDED, value=results)
+        .on_conflict_do_update(
+            index_elements=[Counter.name], set_={"value": Counter.value + results}
+        )
+    )

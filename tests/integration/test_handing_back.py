@@ -20,6 +20,7 @@ from workers.generate import generate
 from workers.process import Process, compose
 
 URL = "http://here"
+RUN_OUT = "UPDATE jobs SET lease_until = now() - interval '1 second' WHERE status = 'running'"
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +61,7 @@ def give_back(database: Database, *leases: Lease) -> HandedBack:
 
 def lose(database: Database, max_attempts: int) -> None:
     with database.transaction() as session:
-        session.execute(text("UPDATE jobs SET lease_until = now() - interval '1 second'"))
+        session.execute(text(RUN_OUT))
         rescue(session, max_attempts=max_attempts, base_url=URL)
 
 

@@ -2,16 +2,49 @@
 
 import signal
 from collections.abc import Callable
+from contextlib import ExitStack
 from uuid import UUID
 
 from flask.testing import FlaskClient
+from sqlalchemy import text
+from structlog.testing import capture_logs
 
+from app.db import Database
+from app.jobs import finish
+from app.jobs.rescue import rescue
 from workers.process import Process
+
+RUN_OUT = "UPDATE jobs SET lease_until = now() - interval '1 second' WHERE status = 'running'"
 
 
 def submitted(client: FlaskClient) -> UUID:
     body = {"model": "fake", "prompt": "one two three", "max_tokens": 5}
     return UUID(client.post("/api/v1/generate", json=body).json["id"])
+
+
+def test_a_lease_is_called_lost_when_its_job_was_taken_back_and_not_when_it_has_ended(
+    client: FlaskClient, process: Process, database: Database
+) -> None:
+    """A beat may come between the end of a job and letting go of its lease."""
+    serving = process.servings["generate.fake"]
+    leases = []
+    for _ in range(3):
+        submitted(client)
+        claimed = serving.claim_next()
+        assert claimed
+        leases.append(claimed.lease)
+    ended, handed_back, lost = leases
+    process.finish(finish.failed(ended, code="x", message="x"))
+    process.hand_back(handed_back)
+    with database.transaction() as session:
+        session.execute(text(RUN_OUT))
+        rescue(session, max_attempts=3, base_url="http://here")
+    with ExitStack() as held, capture_logs() as logs:
+        for each in leases:
+            held.enter_context(serving.heartbeat.keeping(each))
+        serving.heartbeat.beat()
+    called_lost = [each["job_id"] for each in logs if each["event"] == "lease_lost"]
+    assert called_lost == [str(lost.job_id)]
 
 
 def test_a_worker_whose_engine_died_stops_itself_and_leaves_the_job_to_the_rescue(
