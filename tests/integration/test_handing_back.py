@@ -9,9 +9,11 @@ from sqlalchemy import text
 
 from app.config import Settings
 from app.db import Database
+from app.jobs import transition
 from app.jobs.claim import claim
 from app.jobs.handback import HandedBack, hand_back
 from app.jobs.rescue import rescue
+from app.jobs.states import Outcome
 from app.jobs.transition import Lease
 from tests import books
 from tests.conftest import CREDIT_MICROS, Customer
@@ -121,6 +123,18 @@ def test_what_another_attempt_owns_cannot_be_handed_back(
     assert give_back(database, zombie, successor).waiting == [("fake", successor.job_id)]
     assert give_back(database, successor) == HandedBack([], [])
     assert (look()["status"], outcomes(look())) == ("queued", ["lost", "handed_back"])
+
+
+def test_only_its_owner_can_put_a_job_back(
+    submit: Submit, look: Callable[[], dict[str, Any]], database: Database
+) -> None:
+    submit()
+    zombie = take(database)
+    lose(database, max_attempts=2)
+    take(database)
+    with database.transaction() as session:
+        transition.requeue(session, [zombie], Outcome.HANDED_BACK)
+    assert (look()["status"], outcomes(look())) == ("running", ["lost", "running"])
 
 
 def test_a_cancelled_job_is_not_handed_to_another_worker_but_ends_and_is_free(
