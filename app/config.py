@@ -76,7 +76,10 @@ class Settings(BaseSettings):
         1.0, gt=0, description="How often a worker looks for cancelled jobs among its own."
     )
     max_attempts: int = Field(
-        3, ge=1, description="How often a job is started before it is failed as worker_lost."
+        3, ge=1, description="How often a job loses its worker before it is failed as worker_lost."
+    )
+    shutdown_grace_seconds: float = Field(
+        20.0, ge=0, description="How long a worker that is to stop goes on with the jobs in hand."
     )
     default_deadline_seconds: int = Field(
         86_400, ge=1, description="The deadline of a job that names none, in seconds from submit."

@@ -5,6 +5,7 @@ and none when it consumes only ``webhooks`` and ``maintenance``.
 """
 
 from typing import Any
+from uuid import UUID
 
 import structlog
 from celery import Task, signals
@@ -45,6 +46,11 @@ def _start(sender: Any, **_: Any) -> None:
         raise SystemExit(1) from None
 
 
+@signals.worker_shutting_down.connect
+def _begin_to_stop(**_: Any) -> None:
+    process.grace.count_down()  # in a signal handler
+
+
 @signals.worker_shutdown.connect
 def _stop(**_: Any) -> None:
     process.stop()
@@ -52,7 +58,11 @@ def _stop(**_: Any) -> None:
 
 @app.task(name=GENERATE_TASK, bind=True)
 def _generate(task: Task, job_id: str) -> None:
-    generate.generate(process, process.servings[task.request.delivery_info["routing_key"]])
+    serving = process.servings[task.request.delivery_info["routing_key"]]
+    if process.grace.begun:
+        process.broker.enqueue_jobs([(serving.identity.model, UUID(job_id))])  # for the others
+        return
+    generate.generate(process, serving)
 
 
 @app.task(name=DELIVER_TASK)

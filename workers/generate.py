@@ -41,6 +41,11 @@ def generate(process: Process, serving: Serving) -> None:
         end = _run(serving, claimed)
         if end is not None:
             _finish(process, claimed, end)
+        elif serving.closed:
+            _hand_back(process, claimed)
+        else:
+            # The job may be what killed the engine. So it counts as lost, when its lease runs out.
+            log.warning("job_left_behind")
 
 
 def _run(serving: Serving, claimed: Claimed) -> End | None:
@@ -49,8 +54,7 @@ def _run(serving: Serving, claimed: Claimed) -> End | None:
     try:
         return _succeeded(claimed, serving.run(claimed))
     except EngineClosed:
-        log.warning("job_left_behind")
-        return None  # not the job's fault: its lease runs out, and another worker takes it over
+        return None
     except GPTQueueError as error:
         return _failed(claimed, error)
     except Exception as error:
@@ -91,6 +95,14 @@ def _finish(process: Process, claimed: Claimed, end: End) -> None:
         raise  # the sweep rescues the job when the database is back
     except Exception as error:
         _write(process, _crashed(claimed, error))
+
+
+def _hand_back(process: Process, claimed: Claimed) -> None:
+    try:
+        process.hand_back(claimed.lease)
+        log.info("job_handed_back")
+    except DatabaseUnavailable:
+        log.warning("job_left_behind")  # nobody waits for a worker that is to stop
 
 
 def _write(process: Process, end: End) -> None:

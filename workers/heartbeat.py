@@ -102,7 +102,9 @@ class Heartbeat:
         if not held:
             return
         lost_or_ended = held - lease.renew(session, held, self._settings.lease_seconds)
-        for lost in lost_or_ended & self._held():  # what has ended meanwhile is let go
+        if not lost_or_ended:
+            return
+        for lost in lease.lost(session, lost_or_ended):
             log.warning("lease_lost", job_id=str(lost.job_id), attempt=lost.attempt)
             self._cancel(lost)
 

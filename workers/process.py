@@ -11,9 +11,11 @@ from app.errors import GPTQueueError, LeaseLost, ModelLoadFailed
 from app.group import Group
 from app.jobs import finish
 from app.jobs.ending import Ended
-from app.jobs.transition import End
+from app.jobs.handback import hand_back
+from app.jobs.transition import End, Lease
 from app.queues import GENERATE_PREFIX, Broker
 from workers.deliver import Courier
+from workers.grace import Grace
 from workers.serving import Identity, Serving
 
 log = structlog.get_logger(__name__)
@@ -27,11 +29,14 @@ class Process:
         self.database = database
         self.broker = broker
         self.servings: dict[str, Serving] = {}
+        self.grace = Grace(settings.shutdown_grace_seconds, over=self.close)
         self._finishes: Group[End, Ended] = Group(self._finish)
+        self._hand_backs: Group[Lease, None] = Group(self._hand_back)
         self.courier = Courier(settings, database)
 
     def serve(self, queues: list[str], worker: str) -> None:
         """Load the model of each generation queue among ``queues``; raises ModelLoadFailed."""
+        self.grace.start()
         served = catalog.load(self.settings.catalog_file)
         for queue in queues:
             if not queue.startswith(GENERATE_PREFIX):
@@ -56,6 +61,17 @@ class Process:
         self.tell([answer for answer in answers if isinstance(answer, Ended)])
         return answers
 
+    def hand_back(self, lease: Lease) -> None:
+        """Give a job to other workers, and tell them; raises DatabaseUnavailable."""
+        self._hand_backs.do(lease)
+
+    def _hand_back(self, leases: Sequence[Lease]) -> list[None]:
+        with self.database.transaction() as session:
+            answer = hand_back(session, leases, base_url=self.settings.public_url)
+        self.broker.enqueue_jobs(answer.waiting)
+        self.tell(answer.ended)
+        return [None] * len(leases)
+
     def tell(self, ended: Collection[Ended]) -> None:
         """After the commit: wake who waits for these jobs, and send their webhooks."""
         if not ended:
@@ -64,8 +80,13 @@ class Process:
         deliveries = [each.delivery_id for each in ended]
         self.broker.enqueue_deliveries([each for each in deliveries if each is not None])
 
+    def close(self) -> None:
+        """Stop every engine; the jobs in them are handed back."""
+        for serving in self.servings.values():
+            serving.close()
+
     def stop(self) -> None:
-        """Stop every engine."""
+        """Stop every engine, and say goodbye."""
         for serving in self.servings.values():
             serving.stop()
 

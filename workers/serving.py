@@ -67,12 +67,21 @@ class Serving:
         seconds = round(time.monotonic() - started, 1)
         log.info("model_ready", model=self.identity.model, seconds=seconds)
 
-    def stop(self) -> None:
-        """Stop the engine and say goodbye."""
+    def close(self) -> None:
+        """Stop the engine; what it was asked for raises EngineClosed, now and afterwards."""
         self._state = WorkerState.STOPPED
         if self._engine is not None:
             self._engine.close()
+
+    def stop(self) -> None:
+        """Stop the engine and say goodbye."""
+        self.close()
         self.heartbeat.stop()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was us who stopped the engine; else it died by itself."""
+        return self._state is WorkerState.STOPPED
 
     def claim_next(self) -> Claimed | None:
         """The next job of this model, now ours, or None."""

@@ -10,6 +10,7 @@ from sentry_sdk.integrations.flask import FlaskIntegration
 from app import catalog, config, errortracking, logs, schema
 from app.api import health, jobs, models, openapi, problems, requestids, usage, webhooks
 from app.api.authentication import Authenticator
+from app.api.reading import Reader
 from app.api.services import Services
 from app.api.submitting import Submitter
 from app.api.waiters import Waiters
@@ -35,6 +36,7 @@ def create_app(settings: config.Settings | None = None) -> Flask:
         database=database,
         broker=broker,
         submitter=Submitter(settings, database, broker),
+        reader=Reader(settings, database),
         authenticator=Authenticator(database),
         waiters=Waiters(broker, lambda job_ids: _ended(database, job_ids)),
     )

@@ -187,15 +187,7 @@ def _idempotency() -> Idempotency | None:
 
 
 def _read(principal: Principal, job_id: UUID) -> JobDocument:
-    settings = services().settings
-    with services().database.transaction() as session:
-        return queries.read(
-            session,
-            principal.account_id,
-            job_id,
-            base_url=settings.public_url,
-            fresh_seconds=settings.lease_seconds,
-        )
+    return services().reader.read(principal.account_id, job_id)
 
 
 def _new_when_ended(principal: Principal, document: JobDocument) -> JobDocument:

@@ -79,7 +79,9 @@ def _jobs(session: Session) -> list[Metric]:
     for (model, direction), number in read.tokens.items():
         tokens.add_metric([model, direction], number)
     deliveries = GaugeMetricFamily(
-        "gptqueue_webhook_deliveries", "Webhook deliveries that are not through, by state.", labels=["state"]
+        "gptqueue_webhook_deliveries",
+        "Webhook deliveries that are not through, by state.",
+        labels=["state"],
     )
     for state, number in read.deliveries.items():
         deliveries.add_metric([state], number)
@@ -95,4 +97,9 @@ def _jobs(session: Session) -> list[Metric]:
     )
     for model, micros in read.charged_micros.items():
         charged.add_metric([model], micros)
-    return [jobs, tokens, deliveries, disabled, charged]
+    discarded = CounterMetricFamily(
+        "gptqueue_results_discarded",
+        "Results of lost attempts, which came too late and changed nothing.",
+        value=read.results_discarded,
+    )
+    return [jobs, tokens, deliveries, disabled, charged, discarded]

@@ -6,6 +6,7 @@ from typing import cast
 from flask import current_app
 
 from app.api.authentication import Authenticator
+from app.api.reading import Reader
 from app.api.submitting import Submitter
 from app.api.waiters import Waiters
 from app.catalog import Catalog
@@ -23,6 +24,7 @@ class Services:
     database: Database
     broker: Broker
     submitter: Submitter
+    reader: Reader
     authenticator: Authenticator
     waiters: Waiters
 

@@ -7,7 +7,7 @@ now and then, ``LOOK_SECONDS`` apart, in one statement for all that wait.
 
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from uuid import UUID
 
@@ -15,6 +15,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from app.errors import DatabaseUnavailable
+from app.group import Group
 from app.queues import Broker
 
 log = structlog.get_logger(__name__)
@@ -32,6 +33,7 @@ class Waiters:
         """``look`` says which of some jobs have ended; it may raise DatabaseUnavailable."""
         self._broker = broker
         self._look = look
+        self._looks: Group[UUID, bool] = Group(self._have_ended)
         self._events: dict[UUID, set[threading.Event]] = {}
         self._lock = threading.Lock()
         self._started = False
@@ -49,10 +51,14 @@ class Waiters:
             self._events.setdefault(job_id, set()).add(event)
         try:
             # After the event is known, so that an end in between is not missed.
-            if not self._look([job_id]):
+            if not self._looks.do(job_id):
                 event.wait(seconds)
         finally:
             self._forget(job_id, event)
+
+    def _have_ended(self, job_ids: Sequence[UUID]) -> list[bool]:
+        ended = self._look(set(job_ids))
+        return [job_id in ended for job_id in job_ids]
 
     def _forget(self, job_id: UUID, event: threading.Event) -> None:
         with self._lock:

@@ -64,7 +64,9 @@ class AttemptDocument(Document):
     worker: str
     started: Moment
     ended: Moment | None
-    outcome: Literal["running", "succeeded", "failed", "cancelled", "expired", "lost"]
+    outcome: Literal[
+        "running", "succeeded", "failed", "cancelled", "expired", "lost", "handed_back"
+    ]
 
 
 class WaitingDocument(Document):

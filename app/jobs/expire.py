@@ -31,7 +31,8 @@ def _expired(job_id: UUID, attempts: int) -> End:
     if attempts:
         code = "deadline_after_loss"
         message = (
-            f"Its worker was lost {attempts} times, and its deadline passed before another try."
+            f"It was started {attempts} times, its worker was lost or stopped each time, "
+            "and its deadline passed before another try."
         )
     else:
         code = "deadline_before_start"

@@ -13,7 +13,8 @@ from sqlalchemy.orm import Session
 
 from app.billing.prices import Usage
 from app.errors import LeaseLost
-from app.jobs import ending
+from app.jobs import ending, lease
+from app.jobs.counts import count_discarded
 from app.jobs.ending import Ended
 from app.jobs.states import Outcome, Status
 from app.jobs.transition import End, Lease
@@ -36,14 +37,14 @@ _STATUS = {
 }
 
 
-def succeeded(lease: Lease, result: Result) -> End:
+def succeeded(held: Lease, result: Result) -> End:
     """What was generated is charged for; a cancelled or late job pays for its part."""
     status = _STATUS[result.finish_reason]
     return End(
-        job_id=lease.job_id,
+        job_id=held.job_id,
         source=Status.RUNNING,
         target=status,
-        fence=lease.attempt,
+        fence=held.attempt,
         outcome=Outcome(status.value),
         finish_reason=result.finish_reason,
         usage=result.usage,
@@ -51,13 +52,13 @@ def succeeded(lease: Lease, result: Result) -> End:
     )
 
 
-def failed(lease: Lease, *, code: str, message: str) -> End:
+def failed(held: Lease, *, code: str, message: str) -> End:
     """There is no result, and the reason is said; nothing is charged."""
     return End(
-        job_id=lease.job_id,
+        job_id=held.job_id,
         source=Status.RUNNING,
         target=Status.FAILED,
-        fence=lease.attempt,
+        fence=held.attempt,
         outcome=Outcome.FAILED,
         error_code=code,
         error_message=message,
@@ -67,4 +68,13 @@ def failed(lease: Lease, *, code: str, message: str) -> End:
 def finish(session: Session, ends: Sequence[End], *, base_url: str) -> list[Ended | LeaseLost]:
     """End the jobs of a worker; an answer for each, in their order."""
     ended = ending.end(session, ends, base_url=base_url)
+    _count_late(session, [how for how, end in zip(ends, ended, strict=True) if end is None])
     return [each or LeaseLost() for each in ended]
+
+
+def _count_late(session: Session, ends: Sequence[End]) -> None:
+    """Of what was refused, that of lost attempts; the rest is what somebody wrote twice."""
+    leases = [Lease(each.job_id, each.fence) for each in ends if each.fence is not None]
+    late = lease.lost(session, leases) if leases else ()
+    if late:
+        count_discarded(session, len(late))

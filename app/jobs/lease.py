@@ -7,13 +7,13 @@ from uuid import UUID
 from sqlalchemy import func, select, tuple_, update
 from sqlalchemy.orm import Session
 
-from app.jobs.states import Status
-from app.jobs.tables import Job
+from app.jobs.states import Outcome, Status
+from app.jobs.tables import Attempt, Job
 from app.jobs.transition import Lease
 
 
 def renew(session: Session, leases: Collection[Lease], seconds: float) -> set[Lease]:
-    """Extend these leases; returns those that are still held. The others are lost for good."""
+    """Extend these leases; returns those still held. The others are lost, or their jobs ended."""
     kept = session.execute(
         update(Job)
         .where(Job.id.in_(select(Job.id).where(*_owned(leases)).order_by(Job.id).with_for_update()))
@@ -22,6 +22,17 @@ def renew(session: Session, leases: Collection[Lease], seconds: float) -> set[Le
         .execution_options(synchronize_session=False)
     )
     return {Lease(row.id, row.attempt) for row in kept}
+
+
+def lost(session: Session, leases: Collection[Lease]) -> set[Lease]:
+    """Which of these leases ran out, so that the sweep took their jobs back."""
+    pairs = [(lease.job_id, lease.attempt) for lease in leases]
+    rows = session.execute(
+        select(Attempt.job_id, Attempt.number).where(
+            tuple_(Attempt.job_id, Attempt.number).in_(pairs), Attempt.outcome == Outcome.LOST
+        )
+    )
+    return {Lease(row.job_id, row.number) for row in rows}
 
 
 def cancelled(session: Session, leases: Collection[Lease]) -> set[UUID]:

@@ -2,9 +2,10 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Select, select
+from sqlalchemy import BindParameter, Select, bindparam, select
 from sqlalchemy.orm import Session, defer
 
 from app.billing.tables import Charge
@@ -24,19 +25,37 @@ def owned_job(session: Session, account_id: UUID, job_id: UUID, *, lock: bool = 
     return job
 
 
+_SOME: BindParameter[UUID] = bindparam("jobs", expanding=True)
+_ENDED = select(Job.id).where(Job.id.in_(_SOME), Job.finished_at.is_not(None))
+_JOBS = select(Job).where(Job.id.in_(_SOME))
+_CHARGES = select(Charge).where(Charge.job_id.in_(_SOME))
+_OUTPUTS = select(Output).where(Output.job_id.in_(_SOME))
+_ATTEMPTS = select(Attempt).where(Attempt.job_id.in_(_SOME)).order_by(Attempt.number)
+_DELIVERIES = select(Delivery).options(defer(Delivery.body)).where(Delivery.job_id.in_(_SOME))
+
+
 def ended(session: Session, job_ids: Collection[UUID]) -> set[UUID]:
     """Which of these jobs have ended."""
-    return set(
-        session.scalars(select(Job.id).where(Job.id.in_(job_ids), Job.finished_at.is_not(None)))
-    )
+    return set(session.scalars(_ENDED, {"jobs": list(job_ids)}))
+
+
+class Owned(NamedTuple):
+    """A job, and the account that asks for it."""
+
+    account_id: UUID
+    job_id: UUID
 
 
 def read(
-    session: Session, account_id: UUID, job_id: UUID, *, base_url: str, fresh_seconds: float
-) -> JobDocument:
-    """The whole job; raises JobNotFound."""
-    job = owned_job(session, account_id, job_id)
-    return _documents(session, [job], base_url=base_url, fresh_seconds=fresh_seconds)[0]
+    session: Session, wanted: Sequence[Owned], *, base_url: str, fresh_seconds: float
+) -> list[JobDocument | JobNotFound]:
+    """Whole jobs, in the order asked for; JobNotFound also for those of other accounts."""
+    rows = session.scalars(_JOBS, {"jobs": list({each.job_id for each in wanted})})
+    jobs = {Owned(job.account_id, job.id): job for job in rows}
+    theirs = [jobs[each] for each in dict.fromkeys(wanted) if each in jobs]
+    found = _documents(session, theirs, base_url=base_url, fresh_seconds=fresh_seconds)
+    documents = {document.id: document for document in found}
+    return [documents[each.job_id] if each in jobs else JobNotFound() for each in wanted]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,19 +93,11 @@ def _narrowed(query: Select[Job], wanted: Filter) -> Select[Job]:
 def _documents(
     session: Session, jobs: Sequence[Job], *, base_url: str, fresh_seconds: float
 ) -> list[JobDocument]:
-    ids = [job.id for job in jobs]
-    charges = {
-        charge.job_id: charge
-        for charge in session.scalars(select(Charge).where(Charge.job_id.in_(ids)))
-    }
-    outputs = {
-        output.job_id: output
-        for output in session.scalars(select(Output).where(Output.job_id.in_(ids)))
-    }
+    ids = {"jobs": [job.id for job in jobs]}
+    charges = {charge.job_id: charge for charge in session.scalars(_CHARGES, ids)}
+    outputs = {output.job_id: output for output in session.scalars(_OUTPUTS, ids)}
     attempts: dict[UUID, list[Attempt]] = {}
-    for attempt in session.scalars(
-        select(Attempt).where(Attempt.job_id.in_(ids)).order_by(Attempt.job_id, Attempt.number)
-    ):
+    for attempt in session.scalars(_ATTEMPTS, ids):
         attempts.setdefault(attempt.job_id, []).append(attempt)
     deliveries = _deliveries(session, jobs)
     waiting = why_waiting(session, jobs, fresh_seconds)
@@ -108,6 +119,5 @@ def _deliveries(session: Session, jobs: Sequence[Job]) -> dict[UUID, Delivery]:
     told = [job.id for job in jobs if job.finished_at is not None and job.webhook_url is not None]
     if not told:
         return {}
-    without_body = select(Delivery).options(defer(Delivery.body))
-    rows = session.scalars(without_body.where(Delivery.job_id.in_(told)))
+    rows = session.scalars(_DELIVERIES, {"jobs": told})
     return {delivery.job_id: delivery for delivery in rows}

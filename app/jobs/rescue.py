@@ -1,9 +1,12 @@
 """running -> queued or failed, for jobs whose worker stopped renewing the lease.
 
-Lost attempts are never charged. A job that keeps losing its worker is failed after
-``max_attempts``; the count lives in the database, so no broker can forget it. A job whose cancel
-its dead worker never saw ends as cancelled.
+Lost attempts are never charged. A job that has lost its worker ``max_attempts`` times is failed;
+the count lives in the database, so no broker can forget it. A job whose cancel its dead worker
+never saw ends as cancelled.
 """
+
+from collections.abc import Collection
+from uuid import UUID
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -11,7 +14,7 @@ from sqlalchemy.orm import Session
 from app.jobs import ending, transition
 from app.jobs.ending import Ended
 from app.jobs.states import Outcome, Status
-from app.jobs.tables import Job
+from app.jobs.tables import Attempt, Job
 from app.jobs.transition import End, Lease
 
 
@@ -22,15 +25,16 @@ def rescue(
     lost = _lost(session, limit)
     if not lost:
         return None
+    losses = _losses(session, [job.id for job in lost])
     ends, again = [], []
     for job in lost:
         if job.cancel_requested_at is not None:
             ends.append(_cancelled(job))
-        elif job.attempt >= max_attempts:
-            ends.append(_buried(job))
+        elif losses[job.id] >= max_attempts:
+            ends.append(_buried(job, losses[job.id]))
         else:
             again.append(Lease(job.id, job.attempt))
-    transition.requeue(session, again)
+    transition.requeue(session, again, Outcome.LOST)
     return [each for each in ending.end(session, ends, base_url=base_url) if each]
 
 
@@ -46,7 +50,17 @@ def _lost(session: Session, limit: int) -> list[Job]:
     )
 
 
-def _buried(job: Job) -> End:
+def _losses(session: Session, job_ids: Collection[UUID]) -> dict[UUID, int]:
+    """How often each has lost its worker, now included. What was handed back was not lost."""
+    before = session.execute(
+        select(Attempt.job_id, func.count())
+        .where(Attempt.job_id.in_(job_ids), Attempt.outcome == Outcome.LOST)
+        .group_by(Attempt.job_id)
+    )
+    return {**dict.fromkeys(job_ids, 1), **{job_id: 1 + count for job_id, count in before}}
+
+
+def _buried(job: Job, losses: int) -> End:
     return End(
         job_id=job.id,
         source=Status.RUNNING,
@@ -54,7 +68,7 @@ def _buried(job: Job) -> End:
         fence=job.attempt,
         outcome=Outcome.LOST,
         error_code="worker_lost",
-        error_message=f"Its worker was lost {job.attempt} times; it was not started again.",
+        error_message=f"Its worker was lost {losses} times; it was not started again.",
     )
 
 

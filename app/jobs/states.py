@@ -25,7 +25,7 @@ TRANSITIONS: frozenset[tuple[Status, Status]] = frozenset(
         (Status.RUNNING, Status.FAILED),  # finish, or rescue with no attempt left: released
         (Status.RUNNING, Status.CANCELLED),  # cancel seen by the engine: partial usage charged
         (Status.RUNNING, Status.EXPIRED),  # deadline seen by the engine: partial usage charged
-        (Status.RUNNING, Status.QUEUED),  # rescue: the lease ran out, attempts left
+        (Status.RUNNING, Status.QUEUED),  # rescue: the lease ran out, attempts left; or hand-back
     }
 )
 
@@ -39,3 +39,4 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"
     EXPIRED = "expired"
     LOST = "lost"  # its worker stopped renewing the lease
+    HANDED_BACK = "handed_back"  # its worker was asked to stop, and gave the job to others

@@ -106,6 +106,15 @@ class Attempt(Base):
     outcome: Mapped[str]
 
 
+class Counter(Base):
+    """How often something happened that leaves no row of its own."""
+
+    __tablename__ = "counters"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[int]
+
+
 class IdempotencyKey(Base):
     """A client's key, the job it made, and a hash of the request that made it."""
 

@@ -173,7 +173,12 @@ def end(session: Session, ends: Sequence[End]) -> list[Done]:
 _LEASES = given("leases", id=Uuid, fence=BigInteger)
 _REQUEUE = (
     update(Job)
-    .where(Job.id == _LEASES.c.id, Job.attempt == _LEASES.c.fence, Job.status == Status.RUNNING)
+    .where(
+        Job.id.in_(_LOCKED),
+        Job.id == _LEASES.c.id,
+        Job.attempt == _LEASES.c.fence,
+        Job.status == Status.RUNNING,
+    )
     .values(
         status=Status.QUEUED,
         lease_until=None,
@@ -181,18 +186,18 @@ _REQUEUE = (
         # Its message is gone with its worker; an old one lets the sweep send another at once.
         message_at=Job.created_at,
     )
+    .returning(Job.id, Job.attempt)
     .execution_options(synchronize_session=False)
 )
 
 
-def requeue(session: Session, leases: Collection[Lease]) -> None:
-    """running -> queued: what lost workers left behind, for another attempt."""
+def requeue(session: Session, leases: Collection[Lease], outcome: Outcome) -> None:
+    """running -> queued, for another attempt; ``outcome`` is what became of this one."""
     if not leases:
         return
-    session.execute(
-        _REQUEUE, {"leases": [{"id": each.job_id, "fence": each.attempt} for each in leases]}
-    )
-    _close_attempts(session, dict.fromkeys(leases, Outcome.LOST))
+    rows = [{"id": each.job_id, "fence": each.attempt} for each in leases]
+    requeued = session.execute(_REQUEUE, {"leases": rows, "ids": [row["id"] for row in rows]})
+    _close_attempts(session, {Lease(row.id, row.attempt): outcome for row in requeued})
 
 
 def _row(each: End) -> dict[str, Any]:

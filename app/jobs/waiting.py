@@ -18,6 +18,18 @@ COUNTED_AT_MOST = 1000
 Place = tuple[str, int]  # a model and a priority
 
 
+_QUEUED = (Job.status == Status.QUEUED, Job.model == bindparam("of_model"))
+_IN_ORDER = (Job.priority.desc(), Job.id)
+_FIRST = (
+    select(Job.id, (func.row_number().over(order_by=_IN_ORDER) - 1).label("position"))
+    .where(*_QUEUED)
+    .order_by(*_IN_ORDER)
+    .limit(COUNTED_AT_MOST)
+    .subquery()
+)
+_POSITIONS = select(_FIRST).where(_FIRST.c.id.in_(bindparam("jobs", expanding=True)))
+
+
 def why_waiting(
     session: Session, jobs: Sequence[Job], fresh_seconds: float
 ) -> dict[UUID, WaitingDocument]:
@@ -26,10 +38,15 @@ def why_waiting(
     if not queued:
         return {}
     presence = by_model(session, fresh_seconds)
+    positions: dict[UUID, int] = {}
+    for model in {job.model for job in queued}:
+        ids = [job.id for job in queued if job.model == model]
+        found = session.execute(_POSITIONS, {"of_model": model, "jobs": ids})
+        positions |= {row.id: row.position for row in found}
     return {
         job.id: WaitingDocument(
             reason=_reason(presence.get(job.model)),
-            position=_before(session, (job.model, job.priority), job.id),
+            position=positions.get(job.id, COUNTED_AT_MOST),
         )
         for job in queued
     }
@@ -60,29 +77,19 @@ def _reason(presence: ModelPresence | None) -> str:
 
 
 def _count(*which: ColumnElement[bool]) -> ScalarSelect[int]:
-    some = select(Job.id).where(
-        Job.status == Status.QUEUED, Job.model == bindparam("of_model"), *which
-    )
-    return (
-        select(func.count()).select_from(some.limit(COUNTED_AT_MOST).subquery()).scalar_subquery()
-    )
+    some = select(Job.id).where(*_QUEUED, *which).limit(COUNTED_AT_MOST).subquery()
+    return select(func.count()).select_from(some).scalar_subquery()
 
 
-_URGENT = _count(Job.priority > bindparam("of_priority"))
-_EQUAL = _count(Job.priority == bindparam("of_priority"))
-_OLDER = _count(Job.priority == bindparam("of_priority"), Job.id < bindparam("than_job"))
-# Two counts each, because each is then one range of the queue's index.
-_BEFORE_NEW = select(_URGENT + _EQUAL)
-_BEFORE_JOB = select(_URGENT + _OLDER)
+# Two counts, because each is then one range of the queue's index.
+_BEFORE = select(
+    _count(Job.priority > bindparam("of_priority"))
+    + _count(Job.priority == bindparam("of_priority"))
+)
 
 
-def _before(session: Session, place: Place, job_id: UUID | None = None) -> int:
-    """How many jobs a worker takes first: those of a higher priority, then the older ones of the
-    same, which for a new job are all.
-    """
-    parameters = {"of_model": place[0], "of_priority": place[1]}
-    if job_id is None:
-        found = session.scalar(_BEFORE_NEW, parameters)
-    else:
-        found = session.scalar(_BEFORE_JOB, {**parameters, "than_job": job_id})
+def _before(session: Session, place: Place) -> int:
+    """How many jobs a worker takes before a new one: those of a higher or the same priority."""
+    model, priority = place
+    found = session.scalar(_BEFORE, {"of_model": model, "of_priority": priority})
     return min(found or 0, COUNTED_AT_MOST)

@@ -11,7 +11,20 @@ from typing import NamedTuple, cast
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Boolean, String, Table, Uuid, and_, case, func, null, or_, select, tuple_, update
+from sqlalchemy import (
+    Boolean,
+    String,
+    Table,
+    Uuid,
+    and_,
+    case,
+    func,
+    null,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -77,9 +90,7 @@ _NOTE = _INSERT.on_conflict_do_update(
             case((_TOO_LONG, DisabledReason.FAILING.value)),
         ),
     },
-).returning(
-    _KNOWN.account_id, _KNOWN.url, _KNOWN.disabled_reason, _KNOWN.disabled_at == func.now()
-)
+).returning(_KNOWN.account_id, _KNOWN.url, _KNOWN.disabled_reason, _KNOWN.disabled_at == func.now())
 
 
 def note(session: Session, news: Mapping[Address, News]) -> dict[Address, DisabledReason]:

@@ -12,11 +12,11 @@ import sys
 from rich.console import Console
 
 from scripts.arguments import count, positive
-from scripts.benching import figures, growth, jobs, machine, submit
+from scripts.benching import figures, growth, jobs, machine, submit, waiting
 from scripts.benching.notes import Notes
 from scripts.stack.problem import Problem
 
-BENCHES = {"submit": submit, "jobs": jobs, "growth": growth}
+BENCHES = {"submit": submit, "jobs": jobs, "growth": growth, "waiting": waiting}
 
 
 def main() -> int:

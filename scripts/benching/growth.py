@@ -1,7 +1,8 @@
 """What each step of a job takes in full tables, beside nearly empty ones.
 
-The baseline is a database with 1,000 jobs; the other has ``--jobs`` (1,000,000), all ended, delivered
-and of the one account that is asked. The steps are called in turn on both, one job at a time.
+The baseline is a database with 1,000 jobs; the other has ``--jobs`` (1,000,000), all ended,
+delivered, and of the one account that is asked. The steps are called in turn on both, one job at a
+time.
 """
 
 import argparse
@@ -104,7 +105,8 @@ class Steps:
     def read(self, session: Session) -> None:
         """Read it."""
         assert self._job_id is not None
-        queries.read(session, self.account_id, self._job_id, base_url=BASE_URL, fresh_seconds=15)
+        wanted = [queries.Owned(self.account_id, self._job_id)]
+        queries.read(session, wanted, base_url=BASE_URL, fresh_seconds=15)
 
     def list(self, session: Session) -> None:
         """Read a page of the account's jobs."""

@@ -11,6 +11,8 @@ from scripts.breaking.plans import Plans
 from scripts.breaking.receiver import Receiver
 from scripts.breaking.verdict import Line
 
+LEFT = {"lost", "handed_back"}  # the attempts that another one follows
+
 
 def lines(books: Books, answers: Answers, plans: Plans, *, receiver: Receiver) -> list[Line]:
     """Every promise."""
@@ -94,16 +96,16 @@ def duplicated(books: Books, answers: Answers, plans: Plans) -> Line:
 
 
 def _ends(books: Books) -> list[str]:
-    """Attempts that contradict the status of their job: every one but the last was lost."""
+    """Attempts that contradict the status of their job: all but the last were left to others."""
     outcomes: dict[str, list[tuple[int, str]]] = {}
     for attempt in books.attempts:
         outcomes.setdefault(attempt.job, []).append((attempt.number, attempt.outcome))
     problems = []
     for job_id, some in outcomes.items():
         job, kinds = books.jobs[job_id], [outcome for _, outcome in sorted(some)]
-        early = [kind for kind in kinds[:-1] if kind != "lost"]
-        last = {job.status, "running" if job.status == "running" else "lost"}
-        if early or kinds[-1] not in last or (kinds[-1] == "lost" and job.status == "succeeded"):
+        early = [kind for kind in kinds[:-1] if kind not in LEFT]
+        last = {job.status} | (LEFT if job.status not in ("running", "succeeded") else set())
+        if early or kinds[-1] not in last:
             problems.append(f"job {job_id} is {job.status} after the attempts {kinds}")
     return problems
 

@@ -13,8 +13,8 @@ from typing import IO
 
 TETHER = Path(__file__).with_name("tether.py")
 POLL_SECONDS = 0.02
-# A worker that is asked to stop ends the jobs in hand; killing it would cost each of them an
-# attempt. This is more than Celery's own worker_soft_shutdown_timeout (app/queues.py).
+# A worker that is asked to stop ends the jobs in hand, or hands them back; killing it would cost
+# each of them an attempt. This is more than the default of shutdown_grace_seconds (app/config.py).
 WORKER_GRACE_SECONDS = 35
 
 

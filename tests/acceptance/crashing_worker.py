@@ -2,14 +2,18 @@
 
 ``celery -A tests.acceptance.crashing_worker worker``, with CRASH_FILE as for the API; and with
 BROKER_CHECK_SECONDS, since no test has time for the 25 after which a worker asks whether its
-connection to the broker still works, and for as many more that it waits for an answer.
+connection to the broker still works, and for as many more that it waits for an answer. More options
+of kombu's transport come as JSON in BROKER_OPTIONS. Each message is logged as "message_taken".
 
 Not for import: it changes the worker of the process that it is in.
 """
 
+import json
 import os
 import signal
 from collections.abc import Collection
+
+import structlog
 
 from app.jobs.claim import Claimed
 from app.jobs.ending import Ended
@@ -24,12 +28,15 @@ app = entrypoint.app
 app.conf.broker_transport_options["health_check_interval"] = int(
     os.environ.get("BROKER_CHECK_SECONDS", "25")
 )
+app.conf.broker_transport_options.update(json.loads(os.environ.get("BROKER_OPTIONS", "{}")))
+log = structlog.get_logger(__name__)
 
 claim_next, run, finish, tell = Serving.claim_next, Serving.run, Process.finish, Process.tell
 
 
 def crashing_claim_next(serving: Serving) -> Claimed | None:
     """Its message has been popped; the job is not claimed, and then it is."""
+    log.info("message_taken")
     reach("before_claim")
     claimed = claim_next(serving)
     reach("after_claim")

@@ -163,3 +163,30 @@ def open_account(stack: Stack, credit_micros: int = 1_000_000) -> Account:
 def new_keys(number: int) -> list[str]:
     """Keys that nobody has used."""
     return [str(uuid4()) for _ in range(number)]
+
+
+def submit(account: Account, number: int = 1, **body: object) -> list[str]:
+    """Submit at once; the ids of the jobs."""
+    answers = account.submit_at_once(new_keys(number), **body)
+    assert all(answer and answer.status == 202 for answer in answers)
+    return [answer.json["id"] for answer in answers if answer]
+
+
+def attempts(account: Account) -> list[tuple[object, ...]]:
+    """Worker and outcome of every attempt."""
+    return account.read(
+        "SELECT split_part(worker, '@', 1), outcome FROM attempts WHERE account_id = :account "
+        "ORDER BY job_id, number"
+    )
+
+
+def running_on(account: Account, number: int) -> str:
+    """The worker that has these jobs in hand, all of them."""
+
+    def look() -> list[tuple[object, ...]]:
+        now = attempts(account)
+        return now if [outcome for _, outcome in now] == ["running"] * number else []
+
+    names = {str(name) for name, _ in eventually(look, "the jobs run")}
+    assert len(names) == 1, names
+    return names.pop()

@@ -12,12 +12,14 @@ from tests.acceptance.crashing import POISON, WORKER_POINTS, arm
 from tests.acceptance.promises import (
     STEADY,
     Account,
+    attempts,
     catalog,
     crash_file,
-    new_keys,
     open_account,
     ready,
+    running_on,
     start_worker,
+    submit,
 )
 from tests.acceptance.stack import Part, Stack, eventually
 
@@ -31,7 +33,7 @@ Workers = dict[str, Part]
 @pytest.fixture(scope="module")
 def api(stack: Stack) -> Part:
     """In place of the one with other models."""
-    stack.settings.catalog_file.write_text(catalog(fake=STEADY, leaving=STEADY))
+    stack.settings.catalog_file.write_text(catalog(fake=STEADY))
     stack.environment["GPTQUEUE_MAX_ATTEMPTS"] = str(MAX_ATTEMPTS)
     return stack.api()
 
@@ -61,33 +63,6 @@ def restart_the_dead(workers: Workers) -> bool:
 @pytest.fixture
 def account(stack: Stack) -> Account:
     return open_account(stack)
-
-
-def submit(account: Account, number: int = 1, **body: object) -> list[str]:
-    """Submit at once; the ids of the jobs."""
-    answers = account.submit_at_once(new_keys(number), **body)
-    assert all(answer and answer.status == 202 for answer in answers)
-    return [answer.json["id"] for answer in answers if answer]
-
-
-def attempts(account: Account) -> list[tuple[object, ...]]:
-    """Worker and outcome of every attempt."""
-    return account.read(
-        "SELECT split_part(worker, '@', 1), outcome FROM attempts WHERE account_id = :account "
-        "ORDER BY job_id, number"
-    )
-
-
-def running_on(account: Account, number: int) -> str:
-    """The worker that has these jobs in hand, all of them."""
-
-    def look() -> list[tuple[object, ...]]:
-        now = attempts(account)
-        return now if [outcome for _, outcome in now] == ["running"] * number else []
-
-    names = {str(name) for name, _ in eventually(look, "the jobs run")}
-    assert len(names) == 1, names
-    return names.pop()
 
 
 def assert_done_within_twice_the_lease(account: Account, job_ids: list[str]) -> None:
@@ -183,34 +158,3 @@ def supervised(workers: Workers, account: Account, status: str) -> Callable[[], 
         return set(account.statuses()) == {status}
 
     return look
-
-
-def test_a_busy_worker_that_is_asked_to_stop_ends_what_it_can_and_others_do_the_rest(
-    stack: Stack, account: Account
-) -> None:
-    leaving = start_worker(stack, "leaving", "generate.leaving")
-    ready(leaving)
-    long = submit(account, 2, model="leaving", max_tokens=40)
-    short = submit(account, 2, model="leaving", max_tokens=15)
-    running_on(account, 4)
-
-    leaving.process.send_signal(signal.SIGTERM)
-    eventually(lambda: account.statuses().count("succeeded") == 2, "the short jobs end")
-    late = submit(account, model="leaving", max_tokens=1)
-    leaving.kill()  # what a supervisor does when the grace is over
-    assert outcomes_of(account) == {
-        **dict.fromkeys(short, "succeeded"),
-        **dict.fromkeys(long, "running"),
-    }
-    leaving.start()
-
-    account.assert_each_succeeded_once([*long, *short, *late])
-
-
-def outcomes_of(account: Account) -> dict[object, object]:
-    """How each job's only attempt ended."""
-    rows = account.read(
-        "SELECT job_id::text, min(outcome) FROM attempts WHERE account_id = :account "
-        "GROUP BY job_id HAVING count(*) = 1"
-    )
-    return dict(rows)

@@ -132,6 +132,46 @@ def test_a_zombie_that_finishes_after_its_job_was_rescued_changes_nothing(
     assert job["charge"]["charged_micros"] == 3 * 1 + 2 * 2
 
 
+def discarded(client: FlaskClient) -> int:
+    """What the metrics say."""
+    (line,) = [
+        each
+        for each in client.get("/api/v1/metrics").text.splitlines()
+        if each.startswith("gptqueue_results_discarded_total ")
+    ]
+    return int(float(line.split()[1]))
+
+
+def test_each_result_of_a_zombie_is_counted_once_and_nothing_else_is(
+    submit: Submit, database: Database, client: FlaskClient
+) -> None:
+    submit(), submit()
+    zombies = [take(database), take(database)]
+    run_out(database)
+    rescue_all(database)
+    successors = [take(database), take(database)]
+    assert discarded(client) == 0
+    for number, zombie in enumerate(zombies, start=1):
+        assert zombie
+        finish(database, succeeded(zombie.lease, RESULT))
+        assert discarded(client) == number
+    for _ in range(2):  # the second time, the end is refused because it took place already
+        finish(database, *[succeeded(each.lease, RESULT) for each in successors if each])
+    assert discarded(client) == 2
+
+
+def test_a_zombie_whose_job_was_given_up_is_counted_too(
+    submit: Submit, database: Database, client: FlaskClient
+) -> None:
+    submit()
+    zombie = take(database)
+    assert zombie
+    run_out(database)
+    assert rescue_all(database, max_attempts=1) == 1
+    finish(database, failed(zombie.lease, code="x", message="x"))
+    assert discarded(client) == 1
+
+
 def test_finishing_twice_charges_once(submit: Submit, database: Database) -> None:
     submit()
     claimed = take(database)

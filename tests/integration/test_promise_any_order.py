@@ -33,6 +33,7 @@ from app.jobs.claim import claim
 from app.jobs.ending import Ended
 from app.jobs.expire import expire_queued
 from app.jobs.finish import Result, failed, finish, succeeded
+from app.jobs.handback import hand_back
 from app.jobs.rescue import rescue
 from app.jobs.states import TERMINAL, TRANSITIONS
 from app.jobs.submit import Draft, Idempotency, Submitted, submit
@@ -62,6 +63,7 @@ class Seen:
 
     status: str
     attempt: int
+    losses: int
     rows: dict[str, Any]
 
 
@@ -220,6 +222,16 @@ class Jobs(RuleBasedStateMachine):
         if taken_again:
             self.claim(limit=12)
 
+    @precondition(lambda self: self.leases)
+    @rule(which=st.lists(some, min_size=1, max_size=3))
+    def stop_a_worker(self, which: list[int]) -> None:
+        """Which hands back what it believes to own."""
+        leases = picked(which, self.leases)
+        with self.database.transaction() as session:
+            answer = hand_back(session, leases, base_url=URL)
+        settled = {job_id for _, job_id in answer.waiting} | {each.job_id for each in answer.ended}
+        assert settled == {each.job_id for each in leases if self.is_live(each)}
+
     @precondition(lambda self: self.now("queued"))
     @rule(which=some)
     def pass_a_deadline(self, which: int) -> None:
@@ -243,7 +255,8 @@ class Jobs(RuleBasedStateMachine):
         assert now.keys() == {draft.job_id for draft in self.drafts}
         for job_id, before in self.seen.items():
             after = now[job_id]
-            assert before.attempt <= after.attempt <= MAX_ATTEMPTS
+            assert before.attempt <= after.attempt
+            assert after.losses <= MAX_ATTEMPTS
             if before.status in TERMINAL:
                 assert after == before
             assert before.status == after.status or (before.status, after.status) in TRANSITIONS
@@ -252,7 +265,7 @@ class Jobs(RuleBasedStateMachine):
     def look(self) -> dict[UUID, Seen]:
         with self.database.transaction() as session:
             rows = session.execute(_EVERYTHING, {"model": self.model})
-            return {row.id: Seen(row.status, row.attempt, row.everything) for row in rows}
+            return {row.id: Seen(row.status, row.attempt, row.losses, row.rows) for row in rows}
 
     def teardown(self) -> None:
         """Every job can be brought to an end, and then nothing is held any more."""
@@ -270,11 +283,13 @@ class Jobs(RuleBasedStateMachine):
 
 _EVERYTHING = text(
     """
-    SELECT j.id, j.status, j.attempt, jsonb_build_array(
+    SELECT j.id, j.status, j.attempt, (
+        SELECT count(*) FROM attempts a WHERE a.job_id = j.id AND a.outcome = 'lost') AS losses,
+        jsonb_build_array(
         to_jsonb(j), to_jsonb(c), to_jsonb(o),
         (SELECT jsonb_agg(a ORDER BY a.number) FROM attempts a WHERE a.job_id = j.id),
         (SELECT jsonb_agg(t ORDER BY t.id) FROM transfers t WHERE t.job_id = j.id),
-        (SELECT jsonb_agg(d) FROM webhook_deliveries d WHERE d.job_id = j.id)) AS everything
+        (SELECT jsonb_agg(d) FROM webhook_deliveries d WHERE d.job_id = j.id)) AS rows
     FROM jobs j JOIN charges c ON c.job_id = j.id LEFT JOIN outputs o ON o.job_id = j.id
     WHERE j.model = :model ORDER BY j.id
     """

@@ -123,6 +123,8 @@ SETTLE = """
         SELECT account_id, job_id, 'release', 'held', 'available', amount_micros
         FROM transfers WHERE kind = 'hold';
     UPDATE balances SET available_micros = available_micros + held_micros, held_micros = 0;
+    INSERT INTO usage_days
+        SELECT account_id, now()::date, 'fake', 'failed', 1, 0, 0, 0 FROM balances;
 """
 WRITE = "INSERT INTO transfers (account_id, job_id, kind, debit, credit, amount_micros) SELECT"
 
@@ -152,7 +154,7 @@ WRITE = "INSERT INTO transfers (account_id, job_id, kind, debit, credit, amount_
         ("UPDATE charges SET held_micros = held_micros + 1", ["mismatch"]),
         (
             "UPDATE charges SET state = 'released', settled_at = now()",
-            ["closed_early", "mismatch"],
+            ["closed_early", "mismatch", "usage"],
         ),
         ("UPDATE jobs SET finished_at = now(), status = 'failed'", ["outlived"]),
         ("DELETE FROM charges", ["no_charge"]),
@@ -160,6 +162,9 @@ WRITE = "INSERT INTO transfers (account_id, job_id, kind, debit, credit, amount_
             SETTLE + "UPDATE jobs SET prompt_tokens = 0, completion_tokens = 0",
             ["price"],
         ),
+        (SETTLE + "DELETE FROM usage_days", ["usage"]),
+        (SETTLE + "UPDATE usage_days SET requests = 2", ["usage"]),
+        (SETTLE + "UPDATE usage_days SET charged_micros = 1", ["usage"]),
         ("DELETE FROM charges; DELETE FROM prompts; DELETE FROM jobs", ["no_job"]),
         ("DELETE FROM prompts; DELETE FROM jobs", ["no_job"]),
     ],
