@@ -1,8 +1,6 @@
 """A worker that is killed when it comes to a named point, or to a job that is poison.
 
-``celery -A tests.acceptance.crashing_worker worker``, with CRASH_FILE as for the API; and with
-BROKER_CHECK_SECONDS, since no test has time for the 25 after which a worker asks whether its
-connection to the broker still works, and for as many more that it waits for an answer.
+``celery -A tests.acceptance.crashing_worker worker``, with CRASH_FILE as for the API.
 
 Not for import: it changes the worker of the process that it is in.
 """
@@ -21,9 +19,6 @@ from workers.process import Process
 from workers.serving import Serving
 
 app = entrypoint.app
-app.conf.broker_transport_options["health_check_interval"] = int(
-    os.environ.get("BROKER_CHECK_SECONDS", "25")
-)
 
 claim_next, run, finish, tell = Serving.claim_next, Serving.run, Process.finish, Process.tell
 
