@@ -36,16 +36,18 @@ def grant(session: Session, account_id: UUID, amount_micros: int) -> None:
 
 
 def lock_available(
-    session: Session, account_ids: Collection[UUID]
+    session: Session, account_ids: Collection[UUID], *, wait: bool = True
 ) -> tuple[dict[UUID, int], datetime]:
     """The credit of these accounts, in micro-USD, which nobody else can change until the commit;
     and the time of the transaction, which saves the caller from asking.
+
+    Without ``wait``, accounts whose balance somebody else has locked are left out.
     """
     rows = session.execute(
         select(Balance.account_id, Balance.available_micros, func.now())
         .where(Balance.account_id.in_(account_ids))
         .order_by(Balance.account_id)
-        .with_for_update()
+        .with_for_update(skip_locked=not wait)
     ).all()
     now = rows[0][2] if rows else datetime.now(UTC)
     return {account_id: available for account_id, available, _ in rows}, now
