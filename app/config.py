@@ -14,6 +14,8 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Network = IPv4Network | IPv6Network
+Port = Annotated[int, Field(ge=1, le=65535)]
+Ports = tuple[Port, Port]  # the first and the last of a range
 
 
 class Settings(BaseSettings):
@@ -110,12 +112,24 @@ class Settings(BaseSettings):
         (),
         description="Private networks that webhooks may reach, comma-separated CIDR; else none.",
     )
+    webhook_ports: Annotated[tuple[Ports, ...], NoDecode] = Field(
+        ((80, 80), (443, 443), (1024, 65535)),
+        description="Ports that webhooks may go to, but in those networks, where any will do.",
+    )
 
     @field_validator("webhook_allowed_networks", mode="before")
     @classmethod
     def _split_networks(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("webhook_ports", mode="before")
+    @classmethod
+    def _split_ports(cls, value: object) -> object:
+        if isinstance(value, str):
+            ranges = (part.partition("-") for part in value.split(","))
+            return tuple((first, last if dash else first) for first, dash, last in ranges)
         return value
 
     @field_validator("public_url")

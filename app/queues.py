@@ -11,7 +11,7 @@ from uuid import UUID
 import structlog
 from celery import Celery
 from kombu.transport.redis import Channel
-from redis import Redis
+from redis import Redis, TimeoutError
 from redis.backoff import NoBackoff
 from redis.client import Pipeline
 from redis.retry import Retry
@@ -32,6 +32,10 @@ SWEEP_TASK = "sweep"
 
 _ENDED_CHANNEL = "gptqueue.ended"
 _SILENCE_SECONDS = 3.0  # without publishing, after a publish that failed
+# A connection that packets no longer pass through shows no error: a worker whose broker answers
+# nothing for a second and this time (kombu looks as often) makes another, 11 s later at most.
+_CHECK_SECONDS = 5
+_PING_SECONDS = 1.0  # without an announcement, before a listener asks whether anybody is there
 
 # kombu must not put back the messages of jobs in hand: 5.7 ends the worker when the broker is away.
 # The lease in PostgreSQL is what brings a lost job back.
@@ -65,6 +69,7 @@ def make_celery(settings: Settings) -> Celery:
             "socket_timeout": settings.broker_timeout_seconds,
             "socket_connect_timeout": settings.broker_timeout_seconds,
             "socket_keepalive": True,
+            "health_check_interval": _CHECK_SECONDS,
             "max_retries": 1,
             "interval_start": 0,
             "interval_step": 0.1,
@@ -85,6 +90,7 @@ class Broker:
 
     def __init__(self, settings: Settings) -> None:
         self._silent_until = 0.0
+        self._timeout_seconds = settings.broker_timeout_seconds
         self._redis = Redis.from_url(
             settings.redis_url,
             socket_timeout=settings.broker_timeout_seconds,
@@ -109,13 +115,20 @@ class Broker:
         self._send(pipeline)
 
     def ended_jobs(self, until: Callable[[], bool]) -> Iterable[UUID]:
-        """The ids of jobs as they end; raises RedisError when the broker goes away."""
+        """The ids of jobs as they end; raises RedisError when the broker goes away or is silent."""
         with self._redis.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
             channel.subscribe(_ENDED_CHANNEL)
+            heard = time.monotonic()
             while not until():
-                message = channel.get_message(timeout=1.0)
+                message = channel.get_message(timeout=_PING_SECONDS)
                 if message is not None:
-                    yield UUID(message["data"].decode())
+                    heard = time.monotonic()
+                    if message["type"] == "message":
+                        yield UUID(message["data"].decode())
+                elif time.monotonic() > heard + _PING_SECONDS + self._timeout_seconds:
+                    raise TimeoutError("the broker does not answer")
+                else:
+                    channel.ping()
 
     def depth(self, queue: str) -> int:
         """Messages in a queue; raises RedisError."""

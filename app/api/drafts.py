@@ -27,7 +27,7 @@ def draft(
     """
     model = services.catalog.served(body.model)
     if body.webhook_url is not None:
-        addresses.check(body.webhook_url, services.settings.webhook_allowed_networks)
+        addresses.check(body.webhook_url, services.settings)
     prompt, messages = _content(kind, body)
     counted = tokens.count(
         model.versions[model.version],

@@ -1,9 +1,12 @@
 """Submits that come together share one transaction and one trip to the broker."""
 
+import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from uuid import UUID
 
 from sqlalchemy.orm import Session
@@ -30,26 +33,65 @@ class Accepted:
 
 
 class Submitter:
-    """The one way of a draft into the database, and then into its queue."""
+    """The one way of a draft into the database, and then into its queue.
+
+    An account whose balance somebody else has locked gets a lane of its own, as long as there is
+    anyone in it, so that the others need not wait with it.
+    """
 
     def __init__(self, settings: Settings, database: Database, broker: Broker) -> None:
-        self._settings = settings
-        self._database = database
-        self._broker = broker
-        self._queue = Queue(settings.lease_seconds)
-        self._group: Group[Draft, Accepted] = Group(self._submit, weigh=_weight)
+        self._lane = partial(Lane, settings, database, broker)
+        self._free = self._lane(wait=False)
+        self._held_up: dict[UUID, Lane] = {}
+        self._lock = threading.Lock()
 
     def submit(self, draft: Draft) -> Accepted:
         """Store the job, hold its price, tell its workers.
 
         Raises InsufficientCredit, IdempotencyKeyReused or DatabaseUnavailable.
         """
-        return self._group.do(draft)
+        accepted = None
+        if draft.account_id not in self._held_up:
+            accepted = self._free.group.do(draft)
+        if accepted is None:
+            with self._waiting(draft.account_id) as lane:
+                accepted = lane.group.do(draft)
+        assert accepted is not None
+        return accepted
 
-    def _submit(self, drafts: Sequence[Draft]) -> list[Accepted | Exception]:
+    @contextmanager
+    def _waiting(self, account_id: UUID) -> Iterator["Lane"]:
+        with self._lock:
+            lane = self._held_up.setdefault(account_id, self._lane(wait=True))
+            lane.callers += 1
+        try:
+            yield lane
+        finally:
+            with self._lock:
+                lane.callers -= 1
+                if not lane.callers:
+                    del self._held_up[account_id]
+
+
+class Lane:
+    """Submits that are done together, one group after the other."""
+
+    def __init__(
+        self, settings: Settings, database: Database, broker: Broker, *, wait: bool
+    ) -> None:
+        """Where it does not ``wait`` for balances, a draft whose account's is locked gets None."""
+        self._settings = settings
+        self._database = database
+        self._broker = broker
+        self._wait = wait
+        self._queue = Queue(settings.lease_seconds)
+        self.group: Group[Draft, Accepted | None] = Group(self._submit, weigh=_weight)
+        self.callers = 0
+
+    def _submit(self, drafts: Sequence[Draft]) -> list[Accepted | Exception | None]:
         with self._database.transaction() as session:
             self._queue.look(session, {_place(draft) for draft in drafts})
-            answers = submit(session, drafts)
+            answers = submit(session, drafts, wait=self._wait)
         # From here on the jobs are accepted, whatever happens.
         pairs = list(zip(drafts, answers, strict=True))
         self._broker.enqueue_jobs(
@@ -57,8 +99,10 @@ class Submitter:
         )
         return [self._accepted(draft, answer) for draft, answer in pairs]
 
-    def _accepted(self, draft: Draft, answer: Submitted | GPTQueueError) -> Accepted | Exception:
-        if isinstance(answer, GPTQueueError):
+    def _accepted(
+        self, draft: Draft, answer: Submitted | GPTQueueError | None
+    ) -> Accepted | Exception | None:
+        if answer is None or isinstance(answer, GPTQueueError):
             return answer
         if answer.new is None:
             return Accepted(answer.job_id, None)
@@ -109,5 +153,5 @@ def _place(draft: Draft) -> Place:
     return draft.model, draft.priority
 
 
-def _is_new(answer: Submitted | GPTQueueError) -> bool:
+def _is_new(answer: Submitted | GPTQueueError | None) -> bool:
     return isinstance(answer, Submitted) and answer.new is not None

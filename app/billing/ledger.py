@@ -35,21 +35,25 @@ def grant(session: Session, account_id: UUID, amount_micros: int) -> None:
     store(session, (Transfer, [_transfer(account_id, None, Kind.GRANT, amount_micros)]))
 
 
-_LOCK_AVAILABLE = (
+_AVAILABLE = (
     select(Balance.account_id, Balance.available_micros, func.now())
     .where(Balance.account_id.in_(bindparam("accounts", expanding=True)))
     .order_by(Balance.account_id)
-    .with_for_update()
 )
+_LOCK_AVAILABLE = _AVAILABLE.with_for_update()
+_LOCK_FREE = _AVAILABLE.with_for_update(skip_locked=True)
 
 
 def lock_available(
-    session: Session, account_ids: Collection[UUID]
+    session: Session, account_ids: Collection[UUID], *, wait: bool = True
 ) -> tuple[dict[UUID, int], datetime]:
     """The credit of these accounts, in micro-USD, which nobody else can change until the commit;
     and the time of the transaction, which saves the caller from asking.
+
+    Without ``wait``, accounts whose balance somebody else has locked are left out.
     """
-    rows = session.execute(_LOCK_AVAILABLE, {"accounts": list(account_ids)}).all()
+    statement = _LOCK_AVAILABLE if wait else _LOCK_FREE
+    rows = session.execute(statement, {"accounts": list(account_ids)}).all()
     now = rows[0][2] if rows else datetime.now(UTC)
     return {account_id: available for account_id, available, _ in rows}, now
 

@@ -90,16 +90,19 @@ class Submitted:
 Answer = Submitted | GPTQueueError
 
 
-def submit(session: Session, drafts: Sequence[Draft]) -> list[Answer]:
+def submit(session: Session, drafts: Sequence[Draft], *, wait: bool = True) -> list[Answer | None]:
     """Store jobs and hold their prices: an answer for each draft, in their order.
 
     Where it is an error, InsufficientCredit or IdempotencyKeyReused, nothing of it was stored.
+    Without ``wait``, drafts of an account whose balance is not free are not looked at: None.
     """
-    credit, now = ledger.lock_available(session, {draft.account_id for draft in drafts})
-    known = _known_keys(session, drafts, now)
+    accounts = {draft.account_id for draft in drafts}
+    credit, now = ledger.lock_available(session, accounts, wait=wait)
+    free = [draft for draft in drafts if wait or draft.account_id in credit]
+    known = _known_keys(session, free, now)
     answers: dict[UUID, Answer] = {}
     accepted = []
-    for draft in drafts:
+    for draft in free:
         answer = _answer_at_once(draft, known, credit)
         if answer is not None:
             answers[draft.job_id] = answer
@@ -109,7 +112,7 @@ def submit(session: Session, drafts: Sequence[Draft]) -> list[Answer]:
         if draft.idempotency is not None:
             known[draft.key] = draft.job_id, draft.idempotency.request_hash
     answers |= _store(session, accepted, now)
-    return [answers[draft.job_id] for draft in drafts]
+    return [answers.get(draft.job_id) for draft in drafts]
 
 
 def _known_keys(session: Session, drafts: Sequence[Draft], now: datetime) -> Known:

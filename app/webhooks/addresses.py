@@ -7,17 +7,20 @@ refused here by name.
 
 import ipaddress
 import socket
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
-from app.config import Network
+from app.config import Network, Settings
 from app.errors import WebhookURLRefused
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolver = Callable[[str, int], list[Address]]
 
 _MAX_URL_LENGTH = 2048
+_RESOLVE_SECONDS = 5.0  # with the attempt itself, less than until the webhook is due again
 _PRINTABLE = range(0x21, 0x7F)
 _NEVER = tuple(
     ipaddress.ip_network(each)
@@ -61,16 +64,15 @@ def parse(url: str) -> Target:
         raise WebhookURLRefused("A webhook URL begins with http:// or https:// and names a host.")
     if parts.username is not None or parts.password is not None:
         raise WebhookURLRefused("A webhook URL carries no user name or password.")
-    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    port = {"http": 80, "https": 443}[parts.scheme] if parts.port is None else parts.port
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Target(parts.scheme, parts.hostname.rstrip("."), port, path)
 
 
 def allowed(address: Address, networks: Iterable[Network]) -> bool:
     """Whether webhooks may be sent to this address."""
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-        address = address.ipv4_mapped
-    if any(address in network for network in networks if network.version == address.version):
+    address = _unwrapped(address)
+    if _listed(address, networks):
         return True
     if any(address in never for never in _NEVER if never.version == address.version):
         return False
@@ -78,33 +80,60 @@ def allowed(address: Address, networks: Iterable[Network]) -> bool:
 
 
 def resolve(host: str, port: int) -> list[Address]:
-    """Every address of a host; raises OSError when it has none."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    # A zone id ("fe80::1%eth0") is no part of the address itself.
-    return [ipaddress.ip_address(str(each[4][0]).partition("%")[0]) for each in found]
+    """Every address of a host; raises OSError when it has none, or when nobody says so in time."""
+    found: Future[list[Address]] = Future()
+    # A thread of its own: a resolver that hangs cannot be stopped, and must not delay another.
+    threading.Thread(target=_look_up, args=(host, port, found), daemon=True).start()
+    return found.result(_RESOLVE_SECONDS)
 
 
-def vet(target: Target, networks: Sequence[Network], resolver: Resolver = resolve) -> list[Address]:
+def vet(target: Target, settings: Settings, resolver: Resolver = resolve) -> list[Address]:
     """The addresses to connect to; raises WebhookURLRefused if a single one is not allowed.
 
     Raises OSError when the name does not resolve.
     """
     addresses = resolver(target.host, target.port)
+    networks = settings.webhook_allowed_networks
     for address in addresses:
         if not allowed(address, networks):
             raise WebhookURLRefused(
                 "Webhooks are not sent to private, local or reserved addresses."
             )
+        if not (_listed(_unwrapped(address), networks) or _may_use(target.port, settings)):
+            raise WebhookURLRefused(f"Webhooks are not sent to port {target.port}.")
     return addresses
 
 
-def check(url: str, networks: Sequence[Network], resolver: Resolver = resolve) -> None:
+def check(url: str, settings: Settings, resolver: Resolver = resolve) -> None:
     """Refuse a URL at submit; one that does not resolve now may resolve when it is needed."""
     target = parse(url)
     try:
-        vet(target, networks, resolver)
+        vet(target, settings, resolver)
     except OSError:
         return
+
+
+def _unwrapped(address: Address) -> Address:
+    """The IPv4 address that an IPv6 one stands for on this machine."""
+    return (isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped) or address
+
+
+def _listed(address: Address, networks: Iterable[Network]) -> bool:
+    return any(address in network for network in networks if network.version == address.version)
+
+
+def _may_use(port: int, settings: Settings) -> bool:
+    return any(first <= port <= last for first, last in settings.webhook_ports)
+
+
+def _look_up(host: str, port: int, found: Future[list[Address]]) -> None:
+    try:
+        rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        # A zone id ("fe80::1%eth0") is no part of the address itself.
+        texts = [str(row[4][0]).partition("%")[0] for row in rows]
+        found.set_result([ipaddress.ip_address(text) for text in texts])
+    except Exception as error:
+        found.set_exception(error)
 
 
 def _split(url: str) -> SplitResult:

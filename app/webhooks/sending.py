@@ -31,7 +31,7 @@ def send(parcel: Parcel, settings: Settings, resolver: Resolver = addresses.reso
     """Post the event; every way in which that can go wrong is an Answer, not an exception."""
     try:
         target = addresses.parse(parcel.url)
-        reachable = addresses.vet(target, settings.webhook_allowed_networks, resolver)
+        reachable = addresses.vet(target, settings, resolver)
     except WebhookURLRefused as error:
         return Answer(error=error.message)
     except OSError:

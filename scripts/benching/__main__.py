@@ -12,11 +12,17 @@ import sys
 from rich.console import Console
 
 from scripts.arguments import count, positive
-from scripts.benching import figures, growth, jobs, machine, submit, waiting
+from scripts.benching import figures, growth, jobs, machine, recovery, submit, waiting
 from scripts.benching.notes import Notes
 from scripts.stack.problem import Problem
 
-BENCHES = {"submit": submit, "jobs": jobs, "growth": growth, "waiting": waiting}
+BENCHES = {
+    "submit": submit,
+    "jobs": jobs,
+    "growth": growth,
+    "waiting": waiting,
+    "recovery": recovery,
+}
 
 
 def main() -> int:

@@ -1,5 +1,7 @@
 """What a benchmark runs on: servers and processes of its own, on free ports, gone afterwards."""
 
+import signal
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -46,6 +48,7 @@ class Bed:
     def __init__(self, folder: Path, stopping: ExitStack) -> None:
         self._folder = folder
         self._stopping = stopping
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._environment = {"GPTQUEUE_CATALOG_FILE": str(folder / "catalog.toml")}
         (folder / "catalog.toml").write_text(CATALOG)
         self.stack = self._start_servers()
@@ -56,12 +59,19 @@ class Bed:
         for part in parts:
             self._start(part)
 
+    def restart_postgres(self, how: signal.Signals) -> None:
+        """End PostgreSQL by this signal, and start it as soon as it has ended."""
+        self._processes[self._postgres.name].send_signal(how)
+        self._processes[self._postgres.name].wait(STOP_SECONDS)
+        self._start(self._postgres)
+
     def _start(self, part: Part) -> None:
         command = part.command()
         command = replace(command, environment={**command.environment, **self._environment})
         log = self._folder / f"{part.name}.log"
-        with log.open("wb") as output:
+        with log.open("ab") as output:
             process = processes.start(command, output, cwd=ROOT)
+        self._processes[part.name] = process
         self._stopping.callback(processes.stop, process, command, STOP_SECONDS)
         deadline = time.monotonic() + part.ready_seconds
         while not part.ready():
@@ -73,10 +83,8 @@ class Bed:
         # Durable, as in production: a commit that need not reach the disk is no commit.
         cluster = postgres.create(self._folder / "postgres", durable=True)
         broker = valkey.create(self._folder / "valkey")
-        self.start(
-            Part(name="postgres", command=cluster.command, ready=cluster.ready),
-            Part(name="valkey", command=broker.command, ready=broker.ready),
-        )
+        self._postgres = Part(name="postgres", command=cluster.command, ready=cluster.ready)
+        self.start(self._postgres, Part(name="valkey", command=broker.command, ready=broker.ready))
         state = State(self._folder)
         state.create()
         return Stack(

@@ -1,9 +1,7 @@
 """A worker that is killed when it comes to a named point, or to a job that is poison.
 
-``celery -A tests.acceptance.crashing_worker worker``, with CRASH_FILE as for the API; and with
-BROKER_CHECK_SECONDS, since no test has time for the 25 after which a worker asks whether its
-connection to the broker still works, and for as many more that it waits for an answer. More options
-of kombu's transport come as JSON in BROKER_OPTIONS. Each message is logged as "message_taken".
+``celery -A tests.acceptance.crashing_worker worker``, with CRASH_FILE as for the API. More options of
+kombu's transport come as JSON in BROKER_OPTIONS. Each message is logged as "message_taken".
 
 Not for import: it changes the worker of the process that it is in.
 """
@@ -25,9 +23,6 @@ from workers.process import Process
 from workers.serving import Serving
 
 app = entrypoint.app
-app.conf.broker_transport_options["health_check_interval"] = int(
-    os.environ.get("BROKER_CHECK_SECONDS", "25")
-)
 app.conf.broker_transport_options.update(json.loads(os.environ.get("BROKER_OPTIONS", "{}")))
 log = structlog.get_logger(__name__)
 

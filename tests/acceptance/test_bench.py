@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from scripts.benching import __main__ as bench
-from scripts.benching import figures
+from scripts.benching import figures, recovery
 from tests.conftest import ROOT
 
 
@@ -43,6 +43,7 @@ def test_submit_prints_one_line_of_figures() -> None:
         (["submit", "--seconds", "soon"], "--seconds: must be a number above 0"),
         (["submit", "--rounds", "0"], "--rounds: must be a whole number above 0"),
         (["jobs", "--connections", "0"], "--connections: must be a whole number above 0"),
+        (["recovery", "--rounds", "0"], "--rounds: must be a whole number above 0"),
         (["jobs", "--jobs", "0"], "--jobs: must be a whole number above 0"),
         (["jobs", "--jobs", "1.5"], "--jobs: must be a whole number above 0"),
     ],
@@ -70,3 +71,20 @@ def test_a_percentile_is_one_of_the_values() -> None:
     assert figures.percentile(list(range(1, 101)), 50) == 50
     assert figures.percentile(list(range(1, 101)), 99) == 99
     assert figures.percentile([1, 2, 3], 99) == 3
+
+
+@pytest.mark.parametrize(
+    ("ends", "now", "seconds"),
+    [
+        ([0.25, 0.5, 0.75, 1.0], 3.0, 0.25),
+        ([0.25, 2.0, 2.25, 2.5, 2.75], 3.0, 2.0),  # one that was lucky is no recovery
+        ([0.25, 2.0, 2.25, 2.5, 2.75], 2.9, None),  # it is too early to say
+        ([0.25, 1.0, 1.75, 2.5], 4.0, None),
+        ([-0.75, -0.5, -0.25, 0.0], 2.0, None),
+        ([], 2.0, None),
+    ],
+)
+def test_recovered_is_the_first_moment_from_which_jobs_end_as_quickly_as_before(
+    ends: list[float], now: float, seconds: float | None
+) -> None:
+    assert recovery.recovered(ends, 4.0, now=now, seconds=1.0) == seconds

@@ -8,16 +8,9 @@ import requests
 from redis import Redis
 
 from scripts.stack import valkey
-from tests.acceptance.promises import (
-    STEADY,
-    Account,
-    catalog,
-    new_keys,
-    open_account,
-    start_worker,
-)
-from tests.acceptance.stack import Part, Stack, eventually
-from tests.acceptance.wire import Wire
+from tests.acceptance.promises import STEADY, Account, catalog, new_keys, open_account
+from tests.acceptance.stack import Json, Part, Stack, eventually
+from tests.wire import Wire
 
 pytestmark = pytest.mark.usefixtures("api", "sweeping", "worker")
 
@@ -42,20 +35,7 @@ def valkey_url(server: valkey.Broker, wire: Wire) -> str:
 def api(stack: Stack) -> Part:
     """In place of the one with other models."""
     stack.settings.catalog_file.write_text(catalog(fake=STEADY))
-    stack.environment["GPTQUEUE_BROKER_TIMEOUT_SECONDS"] = "0.5"
     return stack.api()
-
-
-@pytest.fixture(scope="module")
-def sweeping(stack: Stack) -> Part:
-    """In place of the one that takes its time to look after its connection, like the next."""
-    stack.beat()
-    return start_worker(stack, "delivery", "webhooks,maintenance", BROKER_CHECK_SECONDS="3")
-
-
-@pytest.fixture(scope="module")
-def worker(stack: Stack) -> Part:
-    return start_worker(stack, "worker", "generate.fake", BROKER_CHECK_SECONDS="3")
 
 
 @pytest.fixture
@@ -95,6 +75,23 @@ def test_a_broker_that_is_emptied_and_killed_in_the_middle_of_many_jobs_costs_no
     assert worker.process.poll() is None
 
 
+def test_half_open_connections_are_given_up_by_all_that_use_the_broker(
+    account: Account, wire: Wire, api: Part, worker: Part
+) -> None:
+    job_ids = submit(account, 1)
+    account.until_all_ended()
+    failed = len(api.events("publish_failed"))
+
+    wire.leave_half_open()
+    job_ids += submit(account, 2)
+
+    assert end_of(account, job_ids[-1]) == "succeeded"
+    assert broker_is_ok(account)
+    account.assert_each_succeeded_once(job_ids)
+    assert len(api.events("publish_failed")) == failed
+    assert worker.process.poll() is None
+
+
 def test_when_nothing_comes_through_to_the_broker_any_more_it_shows_and_all_go_on_afterwards(
     account: Account, wire: Wire, worker: Part
 ) -> None:
@@ -105,7 +102,10 @@ def test_when_nothing_comes_through_to_the_broker_any_more_it_shows_and_all_go_o
     job_ids += submit(account, 2)
     eventually(lambda: not broker_is_ok(account), "the status says so")
     job_ids += submit(account, 2)
-    wire.mend()
+    with ThreadPoolExecutor(1) as threads:
+        end = threads.submit(end_of, account, job_ids[-1])
+        wire.mend()
+        assert end.result() == "succeeded"
 
     eventually(lambda: broker_is_ok(account), "the status is well again")
     job_ids += submit(account, 2)
@@ -113,7 +113,18 @@ def test_when_nothing_comes_through_to_the_broker_any_more_it_shows_and_all_go_o
     assert worker.process.poll() is None
 
 
+def end_of(account: Account, job_id: str) -> str:
+    """How a client that waits for a job is told that it ended, within the minute it may wait."""
+    return get(account, f"jobs/{job_id}", Prefer="wait=60")["status"]
+
+
 def broker_is_ok(account: Account) -> bool:
+    return get(account, "status")["broker"]["ok"]
+
+
+def get(account: Account, path: str, **headers: str) -> Json:
+    headers["Authorization"] = f"Bearer {account.key}"
     with requests.Session() as session:
         session.trust_env = False
-        return session.get(f"{account.url}/api/v1/status", timeout=60).json()["broker"]["ok"]
+        url = f"{account.url}/api/v1/{path}"
+        return session.get(url, headers=headers, timeout=90).json()

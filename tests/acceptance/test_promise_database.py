@@ -75,7 +75,15 @@ def crash_and_start(cluster: Cluster, server: Part) -> None:
     eventually(cluster.ready, "the database is up again")
 
 
-@pytest.mark.parametrize("harm", [end_all_connections, crash_and_start])
+def restart(cluster: Cluster, server: Part) -> None:
+    """As for an upgrade: in order, and at once."""
+    server.process.send_signal(signal.SIGINT)
+    server.process.wait(30)
+    server.start()
+    eventually(cluster.ready, "the database is up again")
+
+
+@pytest.mark.parametrize("harm", [end_all_connections, restart, crash_and_start])
 def test_a_database_that_goes_away_under_load_loses_nothing_and_clients_are_told_to_try_again(
     stack: Stack,
     parts: list[Part],

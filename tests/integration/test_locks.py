@@ -287,3 +287,28 @@ def test_two_processes_do_not_spend_a_credit_or_a_key_twice(
         answers = [each.result() for each in asked]
     assert sorted({answer.status_code for answer in answers}) == statuses
     assert len({answer.get_json()["id"] for answer in answers if answer.status_code == 202}) == 1
+
+
+def test_an_account_whose_balance_somebody_has_locked_holds_up_no_other_one(
+    api: Flask,
+    new_customer: Callable[..., Customer],
+    database: Database,
+    until_blocked: Callable[[int], None],
+) -> None:
+    locked, free = new_customer(), new_customer()
+    body = {"model": "fake", "prompt": "one two three", "max_tokens": 5}
+
+    def post(customer: Customer) -> int:
+        answer = api.test_client().post("/api/v1/generate", json=body, headers=customer.headers)
+        return answer.status_code
+
+    with ThreadPoolExecutor(4) as threads:
+        with database.transaction() as session:
+            session.get_one(Balance, locked.id, with_for_update=True)
+            held_up = [threads.submit(post, locked)]
+            until_blocked(1)
+            held_up += [threads.submit(post, locked) for _ in range(2)]
+            assert [threads.submit(post, free).result(5) for _ in range(3)] == [202] * 3
+            assert not any(each.done() for each in held_up)
+        assert [each.result() for each in held_up] == [202] * 3
+    assert post(locked) == 202

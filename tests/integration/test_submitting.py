@@ -4,9 +4,11 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import func, select, text
+from uuid_utils.compat import uuid7
 
 from app.api.submitting import Accepted, Submitter
 from app.billing.prices import Price, Usage
@@ -75,16 +77,22 @@ def submit_at_once(
         except GPTQueueError as error:
             return error
 
+    def waiting() -> int:
+        lane = submitter._held_up.get(customer.id)
+        return len(lane.group._waiting) if lane else 0
+
     def at_once(drafts: Sequence[Draft]) -> list[Accepted | GPTQueueError]:
         with ThreadPoolExecutor(len(drafts)) as threads:
             with database.transaction() as session:
                 session.get_one(Balance, customer.id, with_for_update=True)
                 asked = [threads.submit(one, draft) for draft in drafts]
                 deadline = time.monotonic() + 10
-                while len(submitter._group._waiting) < len(drafts) - 1:
+                while waiting() < len(drafts) - 1:
                     assert time.monotonic() < deadline
                     time.sleep(0.001)
-            return [each.result() for each in asked]
+            answers = [each.result() for each in asked]
+        assert submitter._held_up == {}
+        return answers
 
     yield at_once
 
@@ -145,6 +153,20 @@ def test_equal_requests_with_one_key_in_one_transaction_make_one_job(
     assert known == Submitted(first.job_id)
     assert isinstance(refused, IdempotencyKeyReused)
     assert stored() == ONE_JOB
+
+
+def test_a_draft_whose_balance_is_locked_can_be_left_out_of_a_transaction(
+    new_draft: NewDraft, database: Database, new_customer: Callable[[], Customer]
+) -> None:
+    mine = new_draft()
+    other = replace(mine, account_id=new_customer().id, job_id=uuid7())
+    with database.transaction() as holder:
+        holder.get_one(Balance, other.account_id, with_for_update=True)
+        with database.transaction() as session:
+            answers = submit(session, [other, mine, other], wait=False)
+    assert [answer and answer.job_id for answer in answers] == [None, mine.job_id, None]
+    with database.transaction() as session:
+        assert session.scalars(select(Job.id)).all() == [mine.job_id]
 
 
 def test_a_request_refused_for_credit_does_not_take_its_key(

@@ -1,25 +1,40 @@
 """One attempt against receivers that do what no receiver should; none can hold or divert it."""
 
 import ipaddress
+import re
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 
 from app.config import Settings
+from app.errors import WebhookURLRefused
 from app.webhooks import addresses
 from app.webhooks.addresses import Address
 from app.webhooks.outbox import Answer, Parcel
 from app.webhooks.sending import send
 from app.webhooks.signing import new_secret
+from tests.destinations import DISGUISED, MALFORMED, PRIVATE
 
 Talk = Callable[[socket.socket], None]
+
+_watched = threading.local()
+
+
+def _note(event: str, arguments: tuple[object, ...]) -> None:
+    if event == "socket.connect" and hasattr(_watched, "connects"):
+        _watched.connects.append(arguments[1])
+
+
+sys.addaudithook(_note)  # which cannot be removed
 
 LOCAL = Settings(webhook_allowed_networks="127.0.0.0/8, ::1/128", webhook_timeout_seconds=0.5)
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
@@ -37,11 +52,12 @@ def _parcel(url: str) -> Parcel:
     )
 
 
-def _read_request(connection: socket.socket) -> None:
+def _read_request(connection: socket.socket) -> bytes:
     """Read all of it: closing on what was not read would reset the connection, answer and all."""
     request = b""
     while not request.endswith(b"\r\n\r\n{}") and (more := connection.recv(65_536)):
         request += more
+    return request
 
 
 class Server(threading.Thread):
@@ -111,6 +127,10 @@ def _drips(text: bytes) -> Talk:
         connection.sendall(b"\r\n" + OK)
 
     return talk
+
+
+def _answers(*texts: str) -> addresses.Resolver:
+    return lambda _host, _port: [ipaddress.ip_address(text) for text in texts]
 
 
 def _ask(server: Server, settings: Settings = LOCAL) -> Answer:
@@ -210,6 +230,42 @@ def test_a_private_address_is_refused_at_delivery_too(serve: Serve) -> None:
     assert server.accepted == 0
 
 
+@pytest.fixture
+def connects(serve: Serve) -> Iterator[list[object]]:
+    """Where this thread connects to from now on."""
+    _watched.connects = []
+    server = serve(_says(OK))
+    assert _ask(server) == Answer(status=200)
+    assert _watched.connects == [("127.0.0.1", server.port)]  # so it would be seen
+    _watched.connects.clear()
+    yield _watched.connects
+    del _watched.connects
+
+
+def test_nothing_of_the_whole_corpus_is_connected_to_at_submit_or_at_delivery(
+    serve: Serve, connects: list[object]
+) -> None:
+    server = serve(_says(OK))
+    nothing_listed = Settings(webhook_timeout_seconds=0.5)
+    urls = [(url, addresses.resolve) for url in [*DISGUISED, *MALFORMED]]
+    for url in DISGUISED:
+        host = url.partition("//")[2].rstrip("/").removesuffix(":80").removesuffix(":5432")
+        urls.append((f"http://{host}:{server.port}/", addresses.resolve))
+    for text in PRIVATE:
+        urls.append((f"http://a.example:{server.port}/", _answers(text)))
+        urls.append((f"http://a.example:{server.port}/", _answers("8.8.8.8", text)))
+    urls += [(f"http://a.example:{port}/", _answers("8.8.8.8")) for port in (22, 25, 587)]
+
+    for url, resolver in urls:
+        with suppress(WebhookURLRefused):
+            addresses.check(url, nothing_listed, resolver)
+        answer = send(_parcel(url), nothing_listed, resolver)
+        assert answer.status is None
+        assert answer.error, url
+    assert connects == []
+    assert server.accepted == 0
+
+
 def test_a_resolver_that_changes_its_answer_gains_nothing(serve: Serve) -> None:
     server = serve(_says(OK))
     asked: list[str] = []
@@ -224,6 +280,17 @@ def test_a_resolver_that_changes_its_answer_gains_nothing(serve: Serve) -> None:
     asked.append("again")
     answer = send(_parcel(f"http://a.example:{server.port}/"), LOCAL, changing)
     assert (answer.status, server.accepted) == (None, 1)
+
+
+def test_a_name_that_becomes_private_after_the_submit_is_refused_at_delivery(
+    connects: list[object],
+) -> None:
+    url, nothing_listed = "https://a.example/", Settings()
+    addresses.check(url, nothing_listed, _answers("8.8.8.8"))
+    for private in ("127.0.0.1", "169.254.169.254", "::1"):
+        answer = send(_parcel(url), nothing_listed, _answers(private))
+        assert answer.error == "Webhooks are not sent to private, local or reserved addresses."
+    assert connects == []
 
 
 def test_a_name_that_does_not_resolve_is_a_failed_attempt() -> None:
@@ -243,28 +310,47 @@ def _certificate(folder: Path, name: str) -> tuple[Path, Path]:
     return certificate, key
 
 
-def _secure(certificate: Path, key: Path) -> Talk:
+def _secure(certificate: Path, key: Path, told: list[str | None]) -> Talk:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
+    context.sni_callback = lambda _stream, name, _context: told.append(name)
 
     def talk(connection: socket.socket) -> None:
         with context.wrap_socket(connection, server_side=True) as stream:
-            _read_request(stream)
+            request = _read_request(stream).decode()
+            told.extend(re.findall(r"^Host: (.*)\r$", request, re.MULTILINE))
             stream.sendall(OK)
 
     return talk
 
 
 @pytest.fixture
-def secure(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+def told() -> list[str | None]:
+    """What clients of the server below called it, in SNI and then in Host."""
+    return []
+
+
+@pytest.fixture
+def secure(
+    serve: Serve, told: list[str | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Server:
     """A server with a certificate for a.example, which everybody here trusts."""
     certificate, key = _certificate(tmp_path, "a.example")
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    return serve(_secure(certificate, key))
+    return serve(_secure(certificate, key, told))
 
 
-def _local(_host: str, _port: int) -> list[addresses.Address]:
-    return [ipaddress.ip_address("127.0.0.1")]
+_local = _answers("127.0.0.1")
+
+
+def test_the_host_of_the_url_is_named_in_sni_and_host_though_an_address_is_connected_to(
+    secure: Server, told: list[str | None], connects: list[object]
+) -> None:
+    patient = LOCAL.model_copy(update={"webhook_timeout_seconds": 10})
+    answer = send(_parcel(f"https://a.example:{secure.port}/"), patient, _local)
+    assert answer == Answer(status=200)
+    assert connects == [("127.0.0.1", secure.port)]
+    assert told == ["a.example", f"a.example:{secure.port}"]
 
 
 def test_a_certificate_has_to_be_for_the_name_in_the_url(secure: Server) -> None:

@@ -1,141 +1,20 @@
-"""Where webhooks may go: a corpus of the ways in which private addresses are disguised."""
+"""Where webhooks may go: what is refused, and what is not."""
 
 import ipaddress
+import socket
+import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.config import Settings
 from app.errors import WebhookURLRefused
 from app.webhooks import addresses
 from app.webhooks.addresses import Address, Target
+from tests.destinations import DISGUISED, MALFORMED, PRIVATE, PUBLIC
 
-PRIVATE = [
-    "0.0.0.0",
-    "0.1.2.3",
-    "10.0.0.1",
-    "10.255.255.255",
-    "100.64.0.1",  # CGNAT
-    "100.127.255.255",
-    "127.0.0.1",
-    "127.255.255.254",
-    "169.254.0.1",
-    "169.254.169.254",  # the metadata service of clouds
-    "172.16.0.1",
-    "172.31.255.255",
-    "192.0.0.1",
-    "192.0.0.9",
-    "192.0.2.1",
-    "192.88.99.1",  # 6to4 relay
-    "192.168.0.1",
-    "198.18.0.1",
-    "198.51.100.1",
-    "203.0.113.1",
-    "224.0.0.1",
-    "239.255.255.255",
-    "240.0.0.1",
-    "255.255.255.255",
-    "::",
-    "::1",
-    "::7f00:1",  # IPv4-compatible 127.0.0.1
-    "::808:808",
-    "::ffff:127.0.0.1",
-    "::ffff:10.0.0.1",
-    "::ffff:a9fe:a9fe",
-    "::ffff:0:127.0.0.1",  # IPv4-translated
-    "64:ff9b::7f00:1",  # NAT64
-    "64:ff9b::808:808",
-    "64:ff9b:1::7f00:1",
-    "100::1",
-    "2001::1",  # Teredo
-    "2001:0:4136:e378:8000:63bf:3fff:fdd2",
-    "2001:2::1",
-    "2001:10::1",
-    "2001:db8::1",
-    "2002:7f00:1::",  # 6to4 of 127.0.0.1
-    "2002:808:808::",
-    "3fff::1",
-    "5f00::1",
-    "fc00::1",
-    "fd00:ec2::254",
-    "fe80::1",
-    "febf::1",
-    "fec0::1",  # site-local
-    "ff02::1",
-    "ff0e::1",
-]
-
-PUBLIC = [
-    "1.1.1.1",
-    "8.8.8.8",
-    "100.63.255.255",
-    "100.128.0.0",
-    "172.15.255.255",
-    "172.32.0.0",
-    "192.169.0.1",
-    "223.255.255.255",
-    "::ffff:8.8.8.8",
-    "2606:4700::1111",
-    "2a00:1450:4001::1",
-]
-
-# Each reaches this machine, by the rules of inet_aton or by name.
-DISGUISED = [
-    "http://127.0.0.1/",
-    "http://127.1/",
-    "http://0x7f.1/",
-    "http://0x7f000001/",
-    "http://2130706433/",
-    "http://017700000001/",
-    "http://0177.0.0.1/",
-    "http://127.0.0.1:80/",
-    "http://127.0.0.1./",
-    "http://0/",
-    "http://[::1]/",
-    "http://[::ffff:127.0.0.1]/",
-    "http://[::ffff:7f00:1]/",
-    "http://[0:0:0:0:0:0:0:1]/",
-    "http://localhost/",
-    "http://LOCALHOST./",
-    "HTTP://localhost:5432/",
-]
-
-MALFORMED = [
-    "",
-    "/",
-    "example.com",
-    "//example.com/",
-    "http:",
-    "http://",
-    "http:///path",
-    "http://:80/",
-    "http://./",
-    "http://../",
-    "http:example.com",
-    "ftp://example.com/",
-    "file:///etc/passwd",
-    "gopher://example.com/",
-    "javascript:alert(1)",
-    "http://user@example.com/",
-    "http://user:password@example.com/",
-    "http://@example.com/",
-    "http://:@example.com/",
-    "http://example.com\\@127.0.0.1/",
-    "http://example.com:port/",
-    "http://example.com:65536/",
-    "http://example.com:-1/",
-    "http://[::1/",
-    "http://::1/",
-    "http://[zz]/",
-    "http://a..b/",
-    "http://" + "a" * 64 + ".com/",
-    "http://exa mple.com/",
-    "http://example.com/\r\nHost: x",
-    "http://example.com/\x00",
-    "http://ex\u00e4mple.com/",
-    "http://\uff11\uff12\uff17.0.0.1/",
-    "http://example.com/" + "a" * 2048,
-]
+NOTHING_LISTED = Settings()
 
 
 def _address(text: str) -> Address:
@@ -178,7 +57,7 @@ def test_no_ipv6_form_that_carries_an_ipv4_address_is_allowed(
 def test_a_disguised_way_to_this_machine_is_refused(url: str) -> None:
     target = addresses.parse(url)
     try:
-        reached = addresses.vet(target, ())
+        reached = addresses.vet(target, NOTHING_LISTED)
     except (WebhookURLRefused, OSError):
         return
     pytest.fail(f"{url} reaches {reached}")
@@ -217,6 +96,7 @@ def test_no_text_makes_the_parser_fail_or_pass_what_no_resolver_takes(url: str) 
         ),
         ("https://a.example//b", Target("https", "a.example", 443, "//b"), "a.example"),
         ("http://a.example?q", Target("http", "a.example", 80, "/?q"), "a.example"),
+        ("http://a.example:0", Target("http", "a.example", 0, "/"), "a.example:0"),
     ],
 )
 def test_a_url_is_taken_apart(url: str, target: Target, authority: str) -> None:
@@ -226,11 +106,11 @@ def test_a_url_is_taken_apart(url: str, target: Target, authority: str) -> None:
 
 def test_one_private_address_among_public_ones_refuses_the_name() -> None:
     target = addresses.parse("https://a.example/")
-    assert addresses.vet(target, (), _answers("8.8.8.8", "1.1.1.1"))
+    assert addresses.vet(target, NOTHING_LISTED, _answers("8.8.8.8", "1.1.1.1"))
     for private in ("10.0.0.1", "::1"):
         for answers in (("8.8.8.8", private), (private, "8.8.8.8")):
             with pytest.raises(WebhookURLRefused):
-                addresses.vet(target, (), _answers(*answers))
+                addresses.vet(target, NOTHING_LISTED, _answers(*answers))
 
 
 @pytest.mark.parametrize(
@@ -258,6 +138,49 @@ def test_a_name_that_does_not_resolve_yet_is_accepted_at_submit() -> None:
     def unknown(_host: str, _port: int) -> list[Address]:
         raise OSError
 
-    addresses.check("https://later.example/", (), unknown)
+    addresses.check("https://later.example/", NOTHING_LISTED, unknown)
     with pytest.raises(WebhookURLRefused):
-        addresses.check("https://later.example/", (), _answers("10.0.0.1"))
+        addresses.check("https://later.example/", NOTHING_LISTED, _answers("10.0.0.1"))
+
+
+@pytest.mark.parametrize("port", [80, 443, 1024, 8443, 65535])
+def test_a_port_of_the_allow_list_is_one_to_send_to(port: int) -> None:
+    addresses.check(f"http://a.example:{port}/", NOTHING_LISTED, _answers("8.8.8.8"))
+
+
+@pytest.mark.parametrize("port", [0, 1, 22, 25, 79, 81, 442, 444, 1023])
+def test_another_port_is_refused_but_in_a_network_that_is_listed(port: int) -> None:
+    with pytest.raises(WebhookURLRefused, match=f"port {port}[.]"):
+        addresses.check(f"http://a.example:{port}/", NOTHING_LISTED, _answers("8.8.8.8"))
+    listed = Settings(webhook_allowed_networks="10.0.0.0/8")
+    for address in ("10.0.0.1", "::ffff:10.0.0.1"):
+        addresses.check(f"http://a.example:{port}/", listed, _answers(address))
+    with pytest.raises(WebhookURLRefused, match=f"port {port}[.]"):
+        addresses.check(f"http://a.example:{port}/", listed, _answers("10.0.0.1", "8.8.8.8"))
+
+
+def test_the_allow_list_of_ports_is_a_setting() -> None:
+    settings = Settings(webhook_ports="443, 8000-8100")
+    assert settings.webhook_ports == ((443, 443), (8000, 8100))
+    addresses.check("https://a.example:8100/", settings, _answers("8.8.8.8"))
+    with pytest.raises(WebhookURLRefused):
+        addresses.check("http://a.example/", settings, _answers("8.8.8.8"))
+    for nonsense in ("", "http", "80-", "80--90", "80,,443", "-80"):
+        with pytest.raises(ValueError, match="webhook_ports"):
+            Settings(webhook_ports=nonsense)
+
+
+@pytest.mark.timeout(20)
+def test_a_resolver_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+
+    def hangs(*_: object, **__: object) -> list[object]:
+        ended.wait()
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", hangs)
+    monkeypatch.setattr(addresses, "_RESOLVE_SECONDS", 0.05)
+    with pytest.raises(TimeoutError):
+        addresses.resolve("a.example", 443)
+    addresses.check("https://a.example/", NOTHING_LISTED)
+    ended.set()

@@ -1,4 +1,6 @@
-"""A wire to a server that can be cut: nothing arrives any more, and nobody is told (no FIN)."""
+"""A wire to a server that can be cut, as a whole or as far as it is in use: nothing arrives any
+more, and nobody is told (no FIN).
+"""
 
 import socket
 import threading
@@ -38,16 +40,24 @@ class Wire(AbstractContextManager["Wire"]):
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
-        """From now on nothing arrives; what is connected stays so, and never works again."""
+        """From now on nothing arrives, on new connections either."""
         with self._lock:
             self._is_cut = True
-            for connection in self._connections:
-                connection.dead = True
+            self._swallow()
 
     def mend(self) -> None:
-        """New connections work."""
+        """New connections work; those that there are never do again."""
         with self._lock:
             self._is_cut = False
+
+    def leave_half_open(self) -> None:
+        """What is connected stays so, and never works again; new connections work."""
+        with self._lock:
+            self._swallow()
+
+    def _swallow(self) -> None:
+        for connection in self._connections:
+            connection.dead = True
 
     def __exit__(self, *_: object) -> None:
         """Close everything."""
