@@ -12,11 +12,11 @@ import sys
 from rich.console import Console
 
 from scripts.arguments import count, positive
-from scripts.benching import figures, jobs, machine, submit
+from scripts.benching import figures, jobs, machine, submit, webhooks
 from scripts.benching.notes import Notes
 from scripts.stack.problem import Problem
 
-BENCHES = {"submit": submit, "jobs": jobs}
+BENCHES = {"submit": submit, "jobs": jobs, "webhooks": webhooks}
 
 
 def main() -> int:
