@@ -12,7 +12,7 @@ import sys
 from rich.console import Console
 
 from scripts.arguments import count, positive
-from scripts.benching import figures, growth, jobs, machine, recovery, submit, waiting
+from scripts.benching import figures, growth, jobs, machine, recovery, submit, waiting, webhooks
 from scripts.benching.notes import Notes
 from scripts.stack.problem import Problem
 
@@ -22,6 +22,7 @@ BENCHES = {
     "growth": growth,
     "waiting": waiting,
     "recovery": recovery,
+    "webhooks": webhooks,
 }
 
 

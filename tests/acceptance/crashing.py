@@ -22,6 +22,8 @@ from app.queues import Broker
 
 POINTS = ["before_commit", "after_commit", "before_publish", "after_publish"]
 WORKER_POINTS = ["before_claim", "after_claim", "before_finish", "after_commit", "after_finish"]
+DELIVERY_POINTS = ["delivery_unclaimed", "delivery_claimed", "delivery_sent", "delivery_unmarked"]
+DELIVERY_POINTS += ["delivery_marked"]
 POISON = "poison"  # a prompt that kills the worker
 
 

@@ -10,14 +10,19 @@ import json
 import os
 import signal
 from collections.abc import Collection
+from typing import Any
 
 import structlog
 
 from app.jobs.claim import Claimed
 from app.jobs.ending import Ended
 from app.jobs.transition import End
+from app.webhooks import outbox
+from app.webhooks.outbox import Answer, Parcel
+from app.webhooks.tables import DeliveryState
 from tests.acceptance.crashing import POISON, reach
-from workers import entrypoint
+from workers import deliver, entrypoint
+from workers.deliver import Courier
 from workers.engines.base import Generation
 from workers.process import Process
 from workers.serving import Serving
@@ -27,6 +32,7 @@ app.conf.broker_transport_options.update(json.loads(os.environ.get("BROKER_OPTIO
 log = structlog.get_logger(__name__)
 
 claim_next, run, finish, tell = Serving.claim_next, Serving.run, Process.finish, Process.tell
+claim, send, mark, deliver_one = outbox.claim, deliver.send, outbox.mark, Courier._deliver
 
 
 def crashing_claim_next(serving: Serving) -> Claimed | None:
@@ -58,5 +64,36 @@ def crashing_tell(process: Process, ended: Collection[Ended]) -> None:
     tell(process, ended)
 
 
+def crashing_claim(*args: Any, **options: Any) -> list[Parcel]:
+    """Claimed, and not committed."""
+    parcels = claim(*args, **options)
+    if parcels:
+        reach("delivery_unclaimed")
+    return parcels
+
+
+def crashing_send(*args: Any) -> Answer:
+    """Around the request."""
+    reach("delivery_claimed")
+    answer = send(*args)
+    reach("delivery_sent")
+    return answer
+
+
+def crashing_mark(*args: Any, **options: Any) -> list[DeliveryState | None]:
+    """Marked, and not committed."""
+    states = mark(*args, **options)
+    reach("delivery_unmarked")
+    return states
+
+
+def crashing_deliver(courier: Courier, parcel: Parcel) -> None:
+    """After the commit, before the task ends and its message is acknowledged."""
+    deliver_one(courier, parcel)
+    reach("delivery_marked")
+
+
+outbox.claim, outbox.mark = crashing_claim, crashing_mark
+deliver.send, Courier._deliver = crashing_send, crashing_deliver
 Serving.claim_next, Serving.run = crashing_claim_next, poisoned_run
 Process.finish, Process.tell = crashing_finish, crashing_tell
