@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from app.jobs.waiting import COUNTED_AT_MOST, Place
 from app.queues import Broker
 
 LOOK_SECONDS = 0.2
+STAY_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,12 @@ class Accepted:
 class Submitter:
     """The one way of a draft into the database, and then into its queue.
 
-    An account whose balance somebody else has locked gets a lane of its own, as long as there is
-    anyone in it, so that the others need not wait with it.
+    An account whose balance somebody else has locked gets a lane of its own for a while, so that
+    the others need not wait with it.
     """
 
     def __init__(self, settings: Settings, database: Database, broker: Broker) -> None:
-        self._lane = partial(Lane, settings, database, broker)
+        self._lane = partial(Lane, settings, database, broker, Queue(settings.lease_seconds))
         self._free = self._lane(wait=False)
         self._held_up: dict[UUID, Lane] = {}
         self._lock = threading.Lock()
@@ -51,7 +51,7 @@ class Submitter:
         Raises InsufficientCredit, IdempotencyKeyReused or DatabaseUnavailable.
         """
         accepted = None
-        if draft.account_id not in self._held_up:
+        if not self._is_held_up(draft.account_id):
             accepted = self._free.group.do(draft)
         if accepted is None:
             with self._waiting(draft.account_id) as lane:
@@ -59,9 +59,15 @@ class Submitter:
         assert accepted is not None
         return accepted
 
+    def _is_held_up(self, account_id: UUID) -> bool:
+        lane = self._held_up.get(account_id)
+        return lane is not None and lane.lives()
+
     @contextmanager
     def _waiting(self, account_id: UUID) -> Iterator["Lane"]:
         with self._lock:
+            for other in [each for each, lane in self._held_up.items() if not lane.lives()]:
+                del self._held_up[other]
             lane = self._held_up.setdefault(account_id, self._lane(wait=True))
             lane.callers += 1
         try:
@@ -69,24 +75,28 @@ class Submitter:
         finally:
             with self._lock:
                 lane.callers -= 1
-                if not lane.callers:
-                    del self._held_up[account_id]
+                lane.left_at = time.monotonic()
 
 
 class Lane:
     """Submits that are done together, one group after the other."""
 
     def __init__(
-        self, settings: Settings, database: Database, broker: Broker, *, wait: bool
+        self, settings: Settings, database: Database, broker: Broker, queue: "Queue", *, wait: bool
     ) -> None:
         """Where it does not ``wait`` for balances, a draft whose account's is locked gets None."""
         self._settings = settings
         self._database = database
         self._broker = broker
         self._wait = wait
-        self._queue = Queue(settings.lease_seconds)
+        self._queue = queue
         self.group: Group[Draft, Accepted | None] = Group(self._submit, weigh=_weight)
         self.callers = 0
+        self.left_at = 0.0
+
+    def lives(self) -> bool:
+        """Whether anyone is in it, or was a moment ago: who waits for balances often does again."""
+        return bool(self.callers) or time.monotonic() < self.left_at + STAY_SECONDS
 
     def _submit(self, drafts: Sequence[Draft]) -> list[Accepted | Exception | None]:
         with self._database.transaction() as session:
@@ -122,25 +132,35 @@ class Queue:
 
     def __init__(self, fresh_seconds: float) -> None:
         self._fresh_seconds = fresh_seconds
-        self._looked = 0.0
-        self._ends: dict[Place, WaitingDocument] = {}
-        self._joined: Counter[Place] = Counter()
+        self._ends: dict[Place, End] = {}
 
     def look(self, session: Session, places: Collection[Place]) -> None:
         """Know the ends of these queues, as of at most LOOK_SECONDS ago."""
         now = time.monotonic()
-        if now - self._looked < LOOK_SECONDS and self._ends.keys() >= set(places):
-            return
-        self._ends = waiting.at_the_end(session, places, self._fresh_seconds)
-        self._joined.clear()
-        self._looked = now
+        old = [
+            place
+            for place in places
+            if place not in self._ends or now > self._ends[place].seen_at + LOOK_SECONDS
+        ]
+        if old:
+            found = waiting.at_the_end(session, old, self._fresh_seconds)
+            self._ends |= {place: End(now, seen) for place, seen in found.items()}
 
     def join(self, place: Place) -> WaitingDocument:
         """What one more job waits for."""
         end = self._ends[place]
-        position = min(end.position + self._joined[place], COUNTED_AT_MOST)
-        self._joined[place] += 1
-        return WaitingDocument(reason=end.reason, position=position)
+        position = min(end.seen.position + end.joined, COUNTED_AT_MOST)
+        end.joined += 1
+        return WaitingDocument(reason=end.seen.reason, position=position)
+
+
+@dataclass(slots=True)
+class End:
+    """The end of a queue as it was seen at a moment, and how many have joined since."""
+
+    seen_at: float
+    seen: WaitingDocument
+    joined: int = 0
 
 
 def _weight(draft: Draft) -> int:

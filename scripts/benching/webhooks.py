@@ -105,8 +105,8 @@ def run(options: argparse.Namespace, notes: Notes) -> list[Figure]:
                 ("beside one that hangs", beside[-1]),
             ):
                 notes.say(
-                    f"beside one that {name}, {len(times)} webhooks: p50 {percentile(times, 50):.1f} ms, "
-                    f"p95 {percentile(times, 95):.1f} ms"
+                    f"beside one that {name}, {len(times)} webhooks: "
+                    f"p50 {percentile(times, 50):.1f} ms, p95 {percentile(times, 95):.1f} ms"
                 )
     return [
         lower_is_better(

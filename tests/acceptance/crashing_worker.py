@@ -1,7 +1,7 @@
 """A worker that is killed when it comes to a named point, or to a job that is poison.
 
-``celery -A tests.acceptance.crashing_worker worker``, with CRASH_FILE as for the API. More options of
-kombu's transport come as JSON in BROKER_OPTIONS. Each message is logged as "message_taken".
+``celery -A tests.acceptance.crashing_worker worker``, with CRASH_FILE as for the API. More options
+of kombu's transport come as JSON in BROKER_OPTIONS. Each message is logged as "message_taken".
 
 Not for import: it changes the worker of the process that it is in.
 """
