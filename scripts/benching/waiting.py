@@ -92,6 +92,8 @@ class Clients:
                 job = json.loads(body)
                 if job["finished"] is None:
                     raise Problem("A client was answered before the end of its job.")
+                self._selector.unregister(key.fileobj)
+                key.fileobj.close()
                 yield job["id"], time.monotonic()
 
     def close(self) -> None:
@@ -127,13 +129,13 @@ def transactions(ground: Bed, seconds: float) -> float:
 
 
 def end(process: Process, clients: Clients) -> list[float]:
-    """End the job of each client; the milliseconds from each commit to the client's answer."""
+    """End the job of each client; the milliseconds from each call to the client's answer."""
     ended: dict[str, float] = {}
     told: dict[str, float] = {}
     deadline = time.monotonic() + PATIENCE_SECONDS
     for lease in claim_all(process, clients.count):
+        ended[str(lease.job_id)] = time.monotonic()  # before it is stored: no worse than it is
         process.finish(finish.succeeded(lease, RESULT))
-        ended[str(lease.job_id)] = time.monotonic()
         until = time.monotonic() + PAUSE_SECONDS
         while time.monotonic() < until:
             told.update(clients.told())
