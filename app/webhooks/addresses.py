@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
@@ -81,6 +82,8 @@ def allowed(address: Address, networks: Iterable[Network]) -> bool:
 
 def resolve(host: str, port: int) -> list[Address]:
     """Every address of a host; raises OSError when it has none, or when nobody says so in time."""
+    with suppress(ValueError):
+        return [ipaddress.ip_address(host.partition("%")[0])]
     found: Future[list[Address]] = Future()
     # A thread of its own: a resolver that hangs cannot be stopped, and must not delay another.
     threading.Thread(target=_look_up, args=(host, port, found), daemon=True).start()

@@ -6,17 +6,16 @@ Redirects are not followed. Written on ``http.client`` because the time limit is
 attempt: the time-outs of HTTP libraries begin anew with every byte that arrives.
 """
 
+import io
 import math
 import re
 import socket
 import ssl
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http.client import HTTPConnection, HTTPException
+from typing import Any
 
 from app.config import Settings
 from app.errors import WebhookURLRefused
@@ -45,9 +44,21 @@ def send(parcel: Parcel, settings: Settings, resolver: Resolver = addresses.reso
 def _post(parcel: Parcel, target: Target, address: Address, seconds: float) -> Answer:
     end = time.monotonic() + seconds
     with socket.create_connection((str(address), target.port), seconds) as plain:
-        plain.settimeout(max(end - time.monotonic(), 0.001))
-        with _secured(plain, target) as stream, _cut_off(stream, end):
-            return _exchange(parcel, target, stream)
+        plain.settimeout(_left(end))
+        with _secured(plain, target) as stream:
+            try:
+                return _exchange(parcel, target, Timed(stream, end))
+            except (OSError, HTTPException) as error:
+                if time.monotonic() >= end:
+                    raise TimeoutError from error
+                raise
+
+
+def _left(end: float) -> float:
+    seconds = end - time.monotonic()
+    if seconds <= 0:
+        raise TimeoutError
+    return seconds
 
 
 def _secured(plain: socket.socket, target: Target) -> socket.socket:
@@ -56,28 +67,51 @@ def _secured(plain: socket.socket, target: Target) -> socket.socket:
     return ssl.create_default_context().wrap_socket(plain, server_hostname=target.host)
 
 
-@contextmanager
-def _cut_off(stream: socket.socket, end: float) -> Iterator[None]:
-    """End the exchange at ``end``, however busy the receiver keeps it."""
-    timer = threading.Timer(max(end - time.monotonic(), 0), _shut_down, [stream])
-    timer.start()
-    try:
-        yield
-    except (OSError, HTTPException) as error:
-        if time.monotonic() >= end:
-            raise TimeoutError from error
-        raise
-    finally:
-        timer.cancel()
+class Timed:
+    """A socket, as far as ``http.client`` uses one, that works until ``end`` and not longer,
+    however busy the receiver keeps it.
+    """
+
+    def __init__(self, stream: socket.socket, end: float) -> None:
+        self._stream = stream
+        self._end = end
+
+    def sendall(self, data: bytes) -> None:
+        """Send; raises TimeoutError."""
+        while data:
+            self._stream.settimeout(_left(self._end))
+            data = data[self._stream.send(data) :]
+
+    def receive(self, buffer: Any) -> int:
+        """Receive what has come, into the buffer. When time is over, so is the answer: a status
+        that was said by then holds.
+        """
+        try:
+            self._stream.settimeout(_left(self._end))
+            return self._stream.recv_into(buffer)
+        except TimeoutError:
+            return 0
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        """What the answer is read from."""
+        return io.BufferedReader(_Received(self))
+
+    def close(self) -> None:
+        """Nothing: who opened the socket closes it."""
 
 
-def _shut_down(stream: socket.socket) -> None:
-    with suppress(OSError):
-        # Not the SSLSocket's own method, which may not be called while another thread reads.
-        socket.socket.shutdown(stream, socket.SHUT_RDWR)
+class _Received(io.RawIOBase):
+    def __init__(self, stream: Timed) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        return self._stream.receive(buffer)
 
 
-def _exchange(parcel: Parcel, target: Target, stream: socket.socket) -> Answer:
+def _exchange(parcel: Parcel, target: Target, stream: Timed) -> Answer:
     signed = signing.headers(
         parcel.secret,
         parcel.body,
