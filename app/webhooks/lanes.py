@@ -1,11 +1,11 @@
 """Which due deliveries are sent next: the longest waiting of every host and account with room."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, Select, and_, bindparam, case, func, select, true
+from sqlalchemy import ARRAY, Row, String, Uuid, and_, bindparam, case, func, select, text
 from sqlalchemy.orm import Session
 
 from app.webhooks.endpoints import Address
@@ -63,7 +63,9 @@ def choose(session: Session, limit: int, room: Room) -> Choice:
     rows = session.execute(_OLDEST, {"limit": limit}).all()
     _take(rows, limit, left, choice)
     while len(rows) == limit and len(choice.failing) < limit and not choice.disabled:
-        rows = session.execute(_of_others(limit, left, choice.failing)).all()
+        full = {"hosts": left.full(str), "accounts": left.full(UUID)}
+        others = {"chosen": list(choice.failing), "limit": limit, **full}
+        rows = session.execute(_OF_OTHERS, others).all()
         _take(rows, limit, left, choice)
     return choice
 
@@ -98,27 +100,33 @@ def _take(rows: Sequence[Row[Any]], limit: int, left: _Left, choice: Choice) -> 
             choice.failing[row.id] = row.trouble == _FAILING
 
 
-def _of_others(limit: int, left: _Left, chosen: Collection[UUID]) -> Select[Any]:
-    """The oldest of each host that has room; an index leads from one host to the next, past
-    whatever else there is of the first.
+# The oldest of each host that has room. An index on host and time leads from one host to the next,
+# past whatever else there is of the first; rows are compared as pairs because the planner would
+# otherwise read the index on time alone, and with it everything of the hosts that are full.
+_OF_OTHERS = text(
     """
-    hosts = select(func.min(Delivery.host).label("host")).where(PENDING).cte(recursive=True)
-    following = select(func.min(Delivery.host)).where(PENDING, Delivery.host > hosts.c.host)
-    hosts = hosts.union_all(select(following.scalar_subquery()).where(hosts.c.host.is_not(None)))
-    oldest = (
-        _CANDIDATE.where(
-            Delivery.host == hosts.c.host,
-            Delivery.id.not_in(chosen),
-            Delivery.account_id.not_in(left.full(UUID)),
-        )
-        .order_by(Delivery.next_attempt_at)
-        .limit(limit)
-        .lateral()
-    )
-    return (
-        select(oldest)
-        .select_from(hosts.join(oldest, true()))
-        .where(hosts.c.host.not_in(left.full(str)))
-        .order_by(oldest.c.next_attempt_at)
-        .limit(limit)
-    )
+    WITH RECURSIVE hosts AS (
+        SELECT min(host) AS host FROM webhook_deliveries WHERE state = 'pending'
+        UNION ALL
+        SELECT (SELECT min(host) FROM webhook_deliveries
+                WHERE state = 'pending' AND host > hosts.host)
+        FROM hosts WHERE hosts.host IS NOT NULL)
+    SELECT oldest.*, (
+        SELECT CASE WHEN disabled_at IS NOT NULL THEN 'disabled'
+                    WHEN failing_since IS NOT NULL THEN 'failing' END
+        FROM webhook_endpoints e
+        WHERE e.account_id = oldest.account_id AND e.url = oldest.url) AS trouble
+    FROM hosts, LATERAL (
+        SELECT id, host, account_id, url, next_attempt_at FROM webhook_deliveries
+        WHERE state = 'pending' AND (host, next_attempt_at) >= (hosts.host, '-infinity')
+            AND (host, next_attempt_at) <= (hosts.host, now())
+            AND id <> ALL(:chosen) AND account_id <> ALL(:accounts)
+        ORDER BY host, next_attempt_at LIMIT :limit) AS oldest
+    WHERE hosts.host <> ALL(:hosts)
+    ORDER BY next_attempt_at LIMIT :limit
+    """
+).bindparams(
+    bindparam("chosen", type_=ARRAY(Uuid)),
+    bindparam("accounts", type_=ARRAY(Uuid)),
+    bindparam("hosts", type_=ARRAY(String)),
+)

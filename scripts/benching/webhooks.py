@@ -104,10 +104,8 @@ def run(options: argparse.Namespace, notes: Notes) -> list[Figure]:
                 ("beside one that answers", calm[-1]),
                 ("beside one that hangs", beside[-1]),
             ):
-                notes.say(
-                    f"beside one that {name}, {len(times)} webhooks: "
-                    f"p50 {percentile(times, 50):.1f} ms, p95 {percentile(times, 95):.1f} ms"
-                )
+                p50, p95 = percentile(times, 50), percentile(times, 95)
+                notes.say(f"beside one that {name}: p50 {p50:.1f} ms, p95 {p95:.1f} ms")
     return [
         lower_is_better(
             f"webhook_p{percent}_beside_hanging",
