@@ -103,6 +103,9 @@ class Settings(BaseSettings):
     webhook_timeout_seconds: float = Field(
         15.0, gt=0, description="How long a webhook receiver may take to answer."
     )
+    webhook_concurrency: int = Field(
+        64, ge=1, description="Deliveries of a process at a time, at most."
+    )
     webhook_concurrency_per_host: int = Field(
         8,
         ge=1,

@@ -103,9 +103,9 @@ class Broker:
         """Tell the workers of each model that its jobs wait."""
         self._push([(GENERATE_TASK, job_id, generate_queue(model)) for model, job_id in jobs])
 
-    def enqueue_deliveries(self, delivery_ids: Sequence[UUID]) -> None:
-        """Tell the delivery workers that these webhooks are due."""
-        self._push([(DELIVER_TASK, delivery_id, WEBHOOKS) for delivery_id in delivery_ids])
+    def enqueue_delivery(self, delivery_id: UUID) -> None:
+        """Tell the delivery workers that webhooks are due, of which this is one."""
+        self._push([(DELIVER_TASK, delivery_id, WEBHOOKS)])
 
     def announce_ends(self, job_ids: Iterable[UUID]) -> None:
         """Tell whoever waits for these jobs that they have ended."""

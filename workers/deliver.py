@@ -1,14 +1,15 @@
-"""The task of the webhook queue: send what is due until nothing is.
+"""The task of the webhook queue: hand what is due to threads that send it.
 
-The delivery that a message names is only a hint, like a job's. A host may have only so many
-deliveries in flight, and an account twice as many, so that receivers that hang do not take every
-thread from the others.
+The delivery that a message names is only a hint, like a job's, and one message stands for all that
+became due together. A host may have only so many deliveries in flight, and an account twice as
+many, so that receivers that hang do not take every thread from the others.
 """
 
 import threading
-import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import structlog
 
@@ -25,7 +26,6 @@ from app.webhooks.tables import DeliveryState
 log = structlog.get_logger(__name__)
 
 _MARGIN_SECONDS = 15  # beyond the receiver's time, for name resolution and writing the outcome
-_SHIFT_SECONDS = 10  # then a task ends, so that a process that is to stop can
 
 
 class Courier:
@@ -34,30 +34,75 @@ class Courier:
     def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
         self._database = database
-        self._in_flight: Counter[Lane] = Counter()
-        self._lock = threading.Lock()
         self._lease_seconds = settings.webhook_timeout_seconds + _MARGIN_SECONDS
-        self._claims: Group[None, Parcel | None] = Group(self._claim)
+        self._senders = ThreadPoolExecutor(settings.webhook_concurrency, "sender")
+        self._free = settings.webhook_concurrency  # senders
+        self._in_flight: Counter[Lane] = Counter()
+        self._left_some = False  # whether more may be due than the last look took
+        self._stopping = False
+        self._changed = threading.Condition()
+        self._looks: Group[None, None] = Group(self._look)
         self._marks: Group[Sent, DeliveryState | None] = Group(self._mark)
 
     def deliver_due(self) -> None:
-        """Send webhooks that are due, one after the other."""
-        until = time.monotonic() + _SHIFT_SECONDS
-        while time.monotonic() < until:
-            try:
-                parcel = self._claims.do(None)
-                if parcel is None:
-                    return
-                self._deliver(parcel)
-            except DatabaseUnavailable:
-                log.warning("delivery_missed")  # it is due again when its lease ends
-                return
+        """Hand what is due to the free senders; what they leave is looked for as they get free."""
+        if self._stopping:
+            return
+        try:
+            self._looks.do(None)
+        except DatabaseUnavailable:
+            log.warning("delivery_missed")  # the sweep asks again
+
+    def stop(self) -> None:
+        """Take no more, and wait for what is in flight."""
+        self._stopping = True
+        self._senders.shutdown()
+
+    def settle(self) -> None:
+        """Wait until nothing is in flight."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._free == self._settings.webhook_concurrency)
+
+    def _look(self, callers: Sequence[None]) -> list[None]:
+        with self._changed:
+            free = self._free
+        parcels = self._claim(free) if free else []
+        with self._changed:
+            self._free -= len(parcels)
+            self._in_flight.update(lane for parcel in parcels for lane in _lanes(parcel))
+            full = any(self._room(lane) <= 0 for lane in self._in_flight)
+            self._left_some = full or len(parcels) == free
+        for parcel in parcels:
+            self._senders.submit(self._work, parcel)
+        return [None] * len(callers)
+
+    def _claim(self, free: int) -> list[Parcel]:
+        with self._database.transaction() as session:
+            return outbox.claim(
+                session, limit=free, room=self._room, lease_seconds=self._lease_seconds
+            )
+
+    def _room(self, lane: Lane) -> int:
+        per_host = self._settings.webhook_concurrency_per_host
+        limit = per_host if isinstance(lane, str) else 2 * per_host
+        return limit - self._in_flight[lane]
+
+    def _work(self, parcel: Parcel) -> None:
+        with _logged(parcel):
+            self._deliver(parcel)
+        with self._changed:
+            self._free += 1
+            self._changed.notify_all()
+            left_some = self._left_some
+        if left_some:
+            with _logged(parcel):
+                self.deliver_due()
 
     def _deliver(self, parcel: Parcel) -> None:
         try:
             answer = send(parcel, self._settings)
         finally:
-            with self._lock:
+            with self._changed:
                 self._in_flight -= Counter(_lanes(parcel))  # which forgets those at zero
         state = self._marks.do((parcel, answer))
         log.info(
@@ -69,27 +114,19 @@ class Courier:
             state=state,
         )
 
-    def _claim(self, callers: Sequence[None]) -> list[Parcel | None]:
-        with self._database.transaction() as session:
-            parcels = outbox.claim(
-                session,
-                limit=len(callers),
-                room=self._room,
-                lease_seconds=self._lease_seconds,
-            )
-        with self._lock:
-            self._in_flight.update(lane for parcel in parcels for lane in _lanes(parcel))
-        return [*parcels, *[None] * (len(callers) - len(parcels))]
-
-    def _room(self, lane: Lane) -> int:
-        per_host = self._settings.webhook_concurrency_per_host
-        limit = per_host if isinstance(lane, str) else 2 * per_host
-        with self._lock:
-            return limit - self._in_flight[lane]
-
     def _mark(self, sent: Sequence[Sent]) -> list[DeliveryState | None]:
         with self._database.transaction() as session:
             return outbox.mark(session, sent, lease_seconds=self._lease_seconds)
+
+
+@contextmanager
+def _logged(parcel: Parcel) -> Iterator[None]:
+    try:
+        yield
+    except DatabaseUnavailable:
+        log.warning("delivery_missed")  # it is due again when its lease ends
+    except Exception:
+        log.exception("delivery_failed", delivery_id=str(parcel.id))
 
 
 def _lanes(parcel: Parcel) -> tuple[Lane, ...]:

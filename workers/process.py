@@ -77,8 +77,9 @@ class Process:
         if not ended:
             return
         self.broker.announce_ends([each.job_id for each in ended])
-        deliveries = [each.delivery_id for each in ended]
-        self.broker.enqueue_deliveries([each for each in deliveries if each is not None])
+        deliveries = [each.delivery_id for each in ended if each.delivery_id is not None]
+        if deliveries:
+            self.broker.enqueue_delivery(deliveries[0])
 
     def close(self) -> None:
         """Stop every engine; the jobs in them are handed back."""
@@ -86,9 +87,10 @@ class Process:
             serving.close()
 
     def stop(self) -> None:
-        """Stop every engine, and say goodbye."""
+        """Stop every engine, say goodbye, and let webhooks that are on their way arrive."""
         for serving in self.servings.values():
             serving.stop()
+        self.courier.stop()
 
 
 def compose(settings: Settings) -> Process:

@@ -20,8 +20,6 @@ from workers.process import Process
 
 log = structlog.get_logger(__name__)
 
-_WEBHOOKS_AT_ONCE = 500
-
 
 def sweep(process: Process) -> None:
     """Rescue, expire, send again, forget. Each part commits by itself, and fails by itself."""
@@ -89,15 +87,13 @@ def send_missing_messages(process: Process) -> None:
 
 
 def send_due_webhooks(process: Process) -> None:
-    """Webhooks whose next attempt is due; no more than the queue has room for, since deliveries
-    that are still in it are due as well.
-    """
-    room = _WEBHOOKS_AT_ONCE - process.broker.depth(WEBHOOKS)
-    if room <= 0:
+    """Webhooks whose next attempt is due, unless a message that says so is on its way."""
+    if process.broker.depth(WEBHOOKS):
         return
     with process.database.transaction() as session:
-        due = outbox.due(session, room)
-    process.broker.enqueue_deliveries(due)
+        due = outbox.first_due(session)
+    if due is not None:
+        process.broker.enqueue_delivery(due)
 
 
 def forget_old_keys(process: Process) -> None:

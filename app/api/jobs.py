@@ -226,4 +226,4 @@ def _parse_id(text: str) -> UUID:
 def _tell(ended: Ended) -> None:
     services().broker.announce_ends([ended.job_id])
     if ended.delivery_id is not None:
-        services().broker.enqueue_deliveries([ended.delivery_id])
+        services().broker.enqueue_delivery(ended.delivery_id)

@@ -85,12 +85,10 @@ def record(session: Session, events: Sequence[Event]) -> dict[UUID, UUID]:
 _NEW = {"state": DeliveryState.PENDING, "attempts": 0}
 
 
-def due(session: Session, limit: int) -> list[UUID]:
-    """The deliveries whose time has come, longest waiting first."""
-    return list(
-        session.scalars(
-            select(Delivery.id).where(DUE).order_by(Delivery.next_attempt_at).limit(limit)
-        )
+def first_due(session: Session) -> UUID | None:
+    """The delivery that has been due for longest."""
+    return session.scalar(
+        select(Delivery.id).where(DUE).order_by(Delivery.next_attempt_at).limit(1)
     )
 
 

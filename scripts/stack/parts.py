@@ -72,7 +72,7 @@ class Stack:
         """The worker that sends webhooks and sweeps."""
         celery = Celery(broker=self.redis_url)
         node = f"delivery@{platform.node()}"
-        command = self._worker("delivery", "webhooks,maintenance", threads=64)
+        command = self._worker("delivery", "webhooks,maintenance", threads=4)
         return replace(
             _part("delivery", command, lambda: bool(celery.control.ping([node], timeout=1))),
             grace_seconds=WORKER_GRACE_SECONDS,

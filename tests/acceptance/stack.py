@@ -133,7 +133,7 @@ class Stack:
 
     def delivery(self, **environment: str) -> Part:
         """The worker of webhooks and sweeps."""
-        return self._worker("delivery", "webhooks,maintenance", "32", environment)
+        return self._worker("delivery", "webhooks,maintenance", "4", environment)
 
     def beat(self) -> Part:
         """The clock of the sweeps."""

@@ -143,6 +143,7 @@ def attempt(process: Process, database: Database) -> Deliver:
         with database.transaction() as session:
             session.execute(update(Delivery).values(next_attempt_at=text("now()")))
         process.courier.deliver_due()
+        process.courier.settle()
         return delivery(database)
 
     return run

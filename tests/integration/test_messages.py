@@ -62,7 +62,7 @@ def test_our_messages_equal_what_celery_sends_for_the_same_task(
     if task == GENERATE_TASK:
         broker.enqueue_jobs([("fake", row_id)])
     else:
-        broker.enqueue_deliveries([row_id])
+        broker.enqueue_delivery(row_id)
     ours = take(queue)
     assert _comparable(ours) == _comparable(theirs)
     assert ours["headers"].keys() == theirs["headers"].keys()

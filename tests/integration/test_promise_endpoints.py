@@ -92,6 +92,7 @@ def test_a_410_disables_the_endpoint_at_once_and_says_so_everywhere(
     later = submit(webhook_url=pending.url).get_json()
     client.post(f"/api/v1/jobs/{later['id']}/cancel")
     process.courier.deliver_due()
+    process.courier.settle()
     shown = client.get(f"/api/v1/jobs/{later['id']}").get_json()["webhook"]
     assert (shown["state"], shown["attempts"], shown["last_error"]) == ("abandoned", 0, GONE)
     assert len(pending.received) == 1
@@ -198,6 +199,7 @@ def test_an_enabled_endpoint_gets_the_next_event(
     later = submit(webhook_url=pending.url).get_json()
     client.post(f"/api/v1/jobs/{later['id']}/cancel")
     process.courier.deliver_due()
+    process.courier.settle()
     shown = client.get(f"/api/v1/jobs/{later['id']}").get_json()["webhook"]
     assert (shown["state"], shown["last_status"]) == ("delivered", 200)
 

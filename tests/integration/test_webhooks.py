@@ -178,23 +178,28 @@ def test_an_event_that_is_not_due_is_not_sent(
     pending.answers = [(500, {})]
     attempt()
     process.courier.deliver_due()
+    process.courier.settle()
     assert len(pending.received) == 1
     assert delivery(database).attempts == 1
 
 
 def test_a_message_when_nothing_is_due_is_dropped_quietly(process: Process) -> None:
     process.courier.deliver_due()
+    process.courier.settle()
 
 
 @pytest.mark.timeout(60)
 def test_many_deliverers_at_once_send_an_event_once(
     pending: Receiver, process: Process, database: Database
 ) -> None:
-    threads = [threading.Thread(target=process.courier.deliver_due) for _ in range(8)]
+    couriers = [Courier(process.settings, process.database) for _ in range(4)]
+    threads = [threading.Thread(target=each.deliver_due) for each in 2 * couriers]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    for courier in couriers:
+        courier.settle()
     assert len(pending.received) == 1
     assert delivery(database).attempts == 1
 
@@ -238,16 +243,17 @@ def test_receivers_that_hang_do_not_hold_up_those_of_others(
         )
         with process.database.transaction() as session:  # each is due a little later
             outbox.record(session, [event])
-    few = {"webhook_timeout_seconds": 3, "webhook_concurrency_per_host": 2}
+    few = {
+        "webhook_timeout_seconds": 3,
+        "webhook_concurrency": 8,
+        "webhook_concurrency_per_host": 2,
+    }
     courier = Courier(process.settings.model_copy(update=few), process.database)
-    threads = [threading.Thread(target=courier.deliver_due) for _ in range(8)]
-    for thread in threads:
-        thread.start()
+    courier.deliver_due()
     assert receiver.wait_for(3, seconds=2.5)  # before any of the hanging ones has given up
     with process.database.transaction() as session:
         session.execute(update(Delivery).values(state="abandoned", ended_at=text("now()")))
-    for thread in threads:
-        thread.join()
+    courier.settle()
 
 
 def test_the_sweep_sends_what_is_due_and_nothing_else(
