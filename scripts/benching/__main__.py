@@ -12,7 +12,17 @@ import sys
 from rich.console import Console
 
 from scripts.arguments import count, positive
-from scripts.benching import figures, growth, jobs, machine, recovery, submit, waiting, webhooks
+from scripts.benching import (
+    figures,
+    growth,
+    jobs,
+    machine,
+    memory,
+    recovery,
+    submit,
+    waiting,
+    webhooks,
+)
 from scripts.benching.notes import Notes
 from scripts.stack.problem import Problem
 
@@ -21,6 +31,7 @@ BENCHES = {
     "jobs": jobs,
     "growth": growth,
     "waiting": waiting,
+    "memory": memory,
     "recovery": recovery,
     "webhooks": webhooks,
 }
@@ -66,38 +77,34 @@ def show(found: list[figures.Figure], where: str) -> None:
 def parse() -> argparse.Namespace:
     """What the user wants."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--json", action="store_true", help="one line: a list of figures")
-    common.add_argument(
-        "--seconds", type=positive, default=5.0, help="of each measurement (default: 5)"
-    )
-    common.add_argument(
-        "--rounds", type=count, default=3, help="measurements of each side (default: 3)"
-    )
-    common.add_argument(
-        "--connections",
-        type=count,
-        default=32,
-        help="clients that submit at once (default: 32)",
-    )
     commands = parser.add_subparsers(dest="bench", required=True)
     for name, bench in BENCHES.items():
         summary = (bench.__doc__ or "").partition("\n")[0]
-        command = commands.add_parser(
-            name, parents=[common], help=summary, description=bench.__doc__
-        )
-        if name == "jobs":
-            command.add_argument(
-                "--jobs", type=count, default=500, help="submitted at once (default: 500)"
-            )
-        if name == "growth":
-            command.add_argument(
-                "--jobs", type=count, default=1_000_000, help="in the tables (default: 1,000,000)"
-            )
-            command.add_argument(
-                "--calls", type=count, default=200, help="of each step (default: 200)"
-            )
+        command = commands.add_parser(name, help=summary, description=bench.__doc__)
+        add_options(command)
+        if hasattr(bench, "add_options"):
+            bench.add_options(command)
     return parser.parse_args()
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Those of every benchmark."""
+    command.add_argument("--json", action="store_true", help="one line: a list of figures")
+    command.add_argument(
+        "--seconds",
+        type=positive,
+        default=5.0,
+        help="of each measurement (default: %(default)g)",
+    )
+    command.add_argument(
+        "--rounds", type=count, default=3, help="measurements of each side (default: %(default)s)"
+    )
+    command.add_argument(
+        "--connections",
+        type=count,
+        default=32,
+        help="clients at once (default: %(default)s)",
+    )
 
 
 if __name__ == "__main__":

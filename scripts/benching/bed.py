@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import psycopg2
 from alembic import command as alembic
 from alembic.config import Config
@@ -58,6 +59,12 @@ class Bed:
         """Start these together and wait until each is ready."""
         for part in parts:
             self._start(part)
+
+    def resident_bytes(self, name: str) -> int:
+        """The memory of a part that runs, with its children."""
+        process = psutil.Process(self._processes[name].pid)
+        family = [process, *process.children(recursive=True)]
+        return sum(each.memory_info().rss for each in family)
 
     def restart_postgres(self, how: signal.Signals) -> None:
         """End PostgreSQL by this signal, and start it as soon as it has ended."""

@@ -26,6 +26,7 @@ from app.jobs.claim import claim
 from app.jobs.counts import counts
 from app.jobs.submit import Draft, submit
 from app.jobs.transition import Lease
+from scripts.arguments import count
 from scripts.benching import bed
 from scripts.benching.bed import Bed
 from scripts.benching.figures import Figure, lower_is_better
@@ -35,6 +36,14 @@ from scripts.benching.notes import Notes
 FEW = 1_000
 BASE_URL = "http://localhost"
 RESULT = finish.Result(text="An answer. " * 20, finish_reason="stop", usage=Usage(10, 60))
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Those of this benchmark alone."""
+    command.add_argument(
+        "--jobs", type=count, default=1_000_000, help="in the tables (default: 1,000,000)"
+    )
+    command.add_argument("--calls", type=count, default=200, help="of each step (default: 200)")
 
 
 def run(options: argparse.Namespace, notes: Notes) -> list[Figure]:

@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 import redis
 from celery import Celery
 
+from scripts.arguments import count
 from scripts.benching import baseline, bed, load
 from scripts.benching.baseline import Baseline
 from scripts.benching.bed import Bed
-from scripts.benching.figures import Figure, higher_is_better, lower_is_better, percentile
+from scripts.benching.figures import Figure, alone, higher_is_better, lower_is_better, percentile
 from scripts.benching.load import Load
 from scripts.benching.notes import Notes
 from scripts.benching.receiver import PATIENCE_SECONDS, Receiver, listening
@@ -36,6 +37,11 @@ class Latencies:
     p99_ms: float
 
 
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Those of this benchmark alone."""
+    command.add_argument("--jobs", type=count, default=500, help="submitted at once (default: 500)")
+
+
 def run(options: argparse.Namespace, notes: Notes) -> list[Figure]:
     """Measure both sides in turn, in the same run."""
     with bed.made() as ground, listening() as receiver:
@@ -46,6 +52,7 @@ def run(options: argparse.Namespace, notes: Notes) -> list[Figure]:
             "GPTQueue": product(ground, webhook_url=receiver.url),
             "bare": skeleton(bare, webhook_url=receiver.url),
         }
+        told = until_told(sides["GPTQueue"], options=options, notes=notes)
         ours, theirs = one_by_one(sides, receiver, options=options, notes=notes)
         rates, noops = at_once(sides["GPTQueue"], receiver, ground, options=options, notes=notes)
     return [
@@ -61,6 +68,8 @@ def run(options: argparse.Namespace, notes: Notes) -> list[Figure]:
             values=[each.p99_ms for each in ours],
             baselines=[each.p99_ms for each in theirs],
         ),
+        alone("terminal_p50", "ms", [each.p50_ms for each in told]),
+        alone("terminal_p99", "ms", [each.p99_ms for each in told]),
         higher_is_better("job_rate", "jobs/s", values=rates, baselines=noops),
     ]
 
@@ -88,6 +97,21 @@ def one_by_one(
                 f"p50 {rounds[-1].p50_ms:.1f} ms, p99 {rounds[-1].p99_ms:.1f} ms"
             )
     return found
+
+
+def until_told(side: Load, *, options: argparse.Namespace, notes: Notes) -> list[Latencies]:
+    """From POST to the answer that shows the job's end, with ``Prefer: wait``."""
+    waiting = replace(side, headers={**side.headers, "Prefer": "wait=60"})
+    load.run(replace(waiting, seconds=1.0), 202)
+    outcomes = [
+        load.run(replace(waiting, seconds=options.seconds), 202) for _ in range(options.rounds)
+    ]
+    for outcome in outcomes:
+        notes.say(
+            f"GPTQueue, {outcome.requests} jobs waited for one by one: "
+            f"p50 {outcome.p50_ms:.1f} ms, p99 {outcome.p99_ms:.1f} ms"
+        )
+    return [Latencies(outcome.p50_ms, outcome.p99_ms) for outcome in outcomes]
 
 
 def sequence(side: Load, receiver: Receiver, seconds: float) -> list[float]:

@@ -1,6 +1,6 @@
 """How soon clients in ``Prefer: wait`` hear of the end, and what their waiting costs the database.
 
-``--connections`` (here 500) clients wait for a job each. The jobs are then ended one by one, by the
+``--connections`` clients (500) wait for a job each. The jobs are then ended one by one, by the
 functions that a worker calls, and each client notes when its answer came. Before that, the
 transactions of the database are counted for a while: with all of them waiting, and, as the
 baseline, with none.
@@ -35,6 +35,11 @@ PAUSE_SECONDS = 0.02  # between two ends
 SETTLE_SECONDS = 3.0
 PATIENCE_SECONDS = 30.0
 COMMITS = "SELECT sum(xact_commit + xact_rollback) FROM pg_stat_database"
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Those of this benchmark alone."""
+    command.set_defaults(connections=500)
 
 
 def run(options: argparse.Namespace, notes: Notes) -> list[Figure]:
