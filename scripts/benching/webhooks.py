@@ -105,7 +105,7 @@ def run(options: argparse.Namespace, notes: Notes) -> list[Figure]:
                 ("beside one that hangs", beside[-1]),
             ):
                 p50, p95 = percentile(times, 50), percentile(times, 95)
-                notes.say(f"beside one that {name}: p50 {p50:.1f} ms, p95 {p95:.1f} ms")
+                notes.say(f"{name}: p50 {p50:.1f} ms, p95 {p95:.1f} ms")
     return [
         lower_is_better(
             f"webhook_p{percent}_beside_hanging",

@@ -33,6 +33,22 @@ def test_submit_prints_one_line_of_figures() -> None:
     assert found["empty_route_rate"]["ratio"] is None
 
 
+def test_webhooks_prints_one_line_of_figures() -> None:
+    quickly = ["--seconds", "1", "--rounds", "1"]
+    finished = subprocess.run(
+        [sys.executable, "-m", "scripts.benching", "webhooks", "--json", *quickly],
+        check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert finished.returncode == 0, finished.stderr
+    found = {figure["name"]: figure for figure in json.loads(finished.stdout)}
+    assert set(found) == {"webhook_p50_beside_hanging", "webhook_p95_beside_hanging"}
+    assert all(each["value"] > 0 and each["baseline"] > 0 for each in found.values())
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
