@@ -117,4 +117,4 @@ def test_after_random_events_with_kills_nothing_drifts_and_no_hold_outlives_its_
         transfers = session.scalar(text("SELECT count(*) FROM transfers"))
     sys.stdout.write(f"{done} events, {kills} kills, {cuts} cut connections, {transfers} transfers")
     assert ends.keys() == {"succeeded", "failed", "cancelled", "expired"}
-    assert transfers > done // 2  # a claim moves no money
+    assert transfers > done // 10  # neither claims nor what cannot be paid move money

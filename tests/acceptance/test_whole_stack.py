@@ -41,7 +41,8 @@ def test_a_job_is_generated_charged_and_sent_as_a_webhook_that_others_can_verify
 
     event = Webhook(me.webhook_secret).verify(posted.body, posted.headers)
     assert posted.path == "/hook"
-    assert event == {"type": "job.succeeded", "timestamp": job["finished"], "data": job}
+    told = {**job, "webhook": None}  # the event does not know how it goes with itself
+    assert event == {"type": "job.succeeded", "timestamp": job["finished"], "data": told}
 
 
 @pytest.mark.usefixtures("worker")
