@@ -23,6 +23,7 @@ from app.config import Settings
 from app.db import Database, psycopg2_url
 from app.webhooks.secrets import read_secret
 from scripts.stack import throwaway
+from scripts.stack.postgres import SUPERUSER
 from workers.generate import generate
 from workers.process import Process, compose
 
@@ -128,7 +129,8 @@ def _database(postgres_url: str, template: str) -> Iterator[str]:
     with _creator(postgres_url) as connection:
         connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
     yield _renamed(postgres_url, name)
-    with _creator(postgres_url) as connection:
+    # Only a superuser may end what else is connected, which can be an autovacuum worker.
+    with _creator(_renamed(postgres_url, "postgres", username=SUPERUSER)) as connection:
         connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
@@ -139,8 +141,8 @@ def _creator(url: str) -> Iterator[Connection]:
         yield connection
 
 
-def _renamed(url: str, name: str) -> str:
-    return make_url(url).set(database=name).render_as_string(hide_password=False)
+def _renamed(url: str, name: str, **more: str) -> str:
+    return make_url(url).set(database=name, **more).render_as_string(hide_password=False)
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from app import config, errortracking, logs
 from app.errors import ModelLoadFailed
 from app.queues import DELIVER_TASK, GENERATE_TASK, SWEEP_TASK, make_celery
 from workers import generate, sweep
-from workers.consumer import Consumer
 from workers.process import compose
 
 log = structlog.get_logger(__name__)
@@ -23,7 +22,8 @@ log = structlog.get_logger(__name__)
 settings = config.current()
 logs.configure(settings)
 app = make_celery(settings)
-app.conf.worker_consumer = Consumer
+# By name: Sentry has to change Celery before its consumer is imported.
+app.conf.worker_consumer = "workers.consumer:Consumer"
 errortracking.configure(settings, CeleryIntegration())
 process = compose(settings)
 

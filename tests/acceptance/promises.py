@@ -15,6 +15,7 @@ from sqlalchemy import text
 from app import schema
 from app.accounts import admin
 from app.db import Database
+from app.errors import DatabaseUnavailable
 from scripts.stack.processes import Command
 from tests import books
 from tests.acceptance.conftest import MODEL
@@ -132,6 +133,12 @@ class Account:
 
     def read(self, statement: str) -> list[tuple[object, ...]]:
         """Rows about this account, which the statement calls ``:account``."""
+        try:
+            return self._read(statement)
+        except DatabaseUnavailable:  # a connection from before the last restart
+            return self._read(statement)
+
+    def _read(self, statement: str) -> list[tuple[object, ...]]:
         with self.database.transaction() as session:
             return [tuple(row) for row in session.execute(text(statement), {"account": self.id})]
 
