@@ -18,7 +18,7 @@ from app.db import Database
 from app.errors import DatabaseUnavailable
 from app.group import Group
 from app.webhooks import outbox
-from app.webhooks.lanes import Lane
+from app.webhooks.lanes import Lane, Room
 from app.webhooks.outbox import Parcel, Sent
 from app.webhooks.sending import send
 from app.webhooks.tables import DeliveryState
@@ -66,21 +66,26 @@ class Courier:
     def _look(self, callers: Sequence[None]) -> list[None]:
         with self._changed:
             free = self._free
-        parcels = self._claim(free) if free else []
+            self._left_some = True  # for those that get free while this looks
+        rooms: dict[Lane, int] = {}
+
+        def room(lane: Lane) -> int:
+            return rooms.setdefault(lane, self._room(lane))
+
+        parcels = self._claim(free, room) if free else []
+        taken = Counter(lane for parcel in parcels for lane in _lanes(parcel))
         with self._changed:
             self._free -= len(parcels)
-            self._in_flight.update(lane for parcel in parcels for lane in _lanes(parcel))
-            full = any(self._room(lane) <= 0 for lane in self._in_flight)
-            self._left_some = full or len(parcels) == free
+            self._in_flight.update(taken)
+            used_up = any(taken[lane] >= most for lane, most in rooms.items())
+            self._left_some = used_up or len(parcels) == free
         for parcel in parcels:
             self._senders.submit(self._work, parcel)
         return [None] * len(callers)
 
-    def _claim(self, free: int) -> list[Parcel]:
+    def _claim(self, free: int, room: Room) -> list[Parcel]:
         with self._database.transaction() as session:
-            return outbox.claim(
-                session, limit=free, room=self._room, lease_seconds=self._lease_seconds
-            )
+            return outbox.claim(session, limit=free, room=room, lease_seconds=self._lease_seconds)
 
     def _room(self, lane: Lane) -> int:
         per_host = self._settings.webhook_concurrency_per_host

@@ -11,7 +11,7 @@ from scripts.stack.parts import Stack
 from scripts.stack.processes import Command
 from scripts.stack.supervisor import Part
 
-THREADS = 16  # as many as a worker of the product has
+THREADS = 64
 NODE = "bare@bench"
 QUEUE = "bare"
 DONE = "bare.done"

@@ -77,7 +77,8 @@ def run(options: argparse.Namespace, notes: Notes) -> list[Figure]:
 def start(ground: Bed, bare: Baseline) -> None:
     """Everything that ``scripts/up`` runs but Flower, and the baseline."""
     stack = ground.stack
-    ground.start(stack.api(), stack.worker(bed.MODEL), stack.delivery(), stack.beat())
+    worker = stack.worker(bed.MODEL, slots=baseline.THREADS)
+    ground.start(stack.api(), worker, stack.delivery(), stack.beat())
     ground.start(bare.api(), bare.worker())
 
 

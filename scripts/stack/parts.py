@@ -58,10 +58,15 @@ class Stack:
         )
         return _part("api", command, Client(self.choices.url).healthy)
 
-    def worker(self, model: str, *, name: str = "") -> Part:
-        """A worker of one model, under a name of its own; it is ready when the model is loaded."""
+    def worker(self, model: str, *, name: str = "", slots: int = 0) -> Part:
+        """A worker of one model, under a name of its own, with so many jobs at a time (0: as many as
+        the setting says); it is ready when the model is loaded.
+        """
+        slots = slots or Settings().engine_slots
         name, client = name or f"worker-{model}", Client(self.choices.url)
-        command = self._worker(name, f"generate.{model}", threads=16)
+        command = self._worker(name, f"generate.{model}", threads=slots)
+        environment = {**command.environment, "GPTQUEUE_ENGINE_SLOTS": str(slots)}
+        command = replace(command, environment=environment)
         return replace(
             _part(name, command, lambda: client.has_worker(model, "ready")),
             busy=lambda: client.has_worker(model, "loading"),

@@ -279,3 +279,45 @@ def test_the_sweep_does_not_fill_a_queue_that_is_behind(
         send_due_webhooks(process)
         assert redis.llen("webhooks") == 500
         redis.delete("webhooks")
+
+
+@pytest.mark.timeout(60)
+def test_one_message_is_enough_for_all_that_is_due_at_one_host(
+    receiver: Receiver, customer: Customer, process: Process
+) -> None:
+    for number in range(100):
+        event = outbox.Event(
+            account_id=customer.id,
+            job_id=uuid4(),
+            type="job.failed",
+            url=f"{receiver.url}?{number}",
+            body="{}",
+        )
+        with process.database.transaction() as session:
+            outbox.record(session, [event])
+    process.courier.deliver_due()
+    assert receiver.wait_for(100, seconds=30)
+    process.courier.settle()
+
+
+@pytest.mark.timeout(120)
+def test_what_becomes_due_while_others_are_sent_is_not_forgotten(
+    receiver: Receiver, customer: Customer, process: Process
+) -> None:
+    """Each of these groups is told of by one message, as the ends of jobs are."""
+    for group in range(60):
+        events = [
+            outbox.Event(
+                account_id=customer.id,
+                job_id=uuid4(),
+                type="job.failed",
+                url=receiver.url,
+                body=f"[{group}, {number}]",
+            )
+            for number in range(5)
+        ]
+        with process.database.transaction() as session:
+            outbox.record(session, events)
+        threading.Thread(target=process.courier.deliver_due).start()
+    assert receiver.wait_for(300, seconds=30)
+    process.courier.settle()
