@@ -59,8 +59,8 @@ class Stack:
         return _part("api", command, Client(self.choices.url).healthy)
 
     def worker(self, model: str, *, name: str = "", slots: int = 0) -> Part:
-        """A worker of one model, under a name of its own, with so many jobs at a time (0: as many as
-        the setting says); it is ready when the model is loaded.
+        """A worker of one model, under a name of its own, with so many jobs at a time (0: as the
+        setting says); it is ready when the model is loaded.
         """
         slots = slots or Settings().engine_slots
         name, client = name or f"worker-{model}", Client(self.choices.url)
