@@ -11,6 +11,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 BETTER, WORSE = "#2b7a5d", "#b65b3a"
+TICKS = [0.1, 0.2, 0.5, 1, 2]
 
 
 def draw(source: Path, target: Path) -> None:
@@ -25,11 +26,17 @@ def draw(source: Path, target: Path) -> None:
     ]
     chart, axes = plt.subplots(figsize=(9, 0.28 * len(figures) + 1), dpi=90)
     colours = [BETTER if ratio >= 1 else WORSE for ratio in ratios]
-    bars = axes.barh(labels, ratios, color=colours)
-    axes.bar_label(bars, [f"{ratio:g}" for ratio in ratios], padding=3, fontsize=8)
+    axes.barh(labels, [ratio - 1 for ratio in ratios], left=1, color=colours)
+    for place, ratio in enumerate(ratios):
+        side = "left" if ratio >= 1 else "right"
+        axes.annotate(
+            f" {ratio:g} ", (ratio, place), ha=side, va="center", color="black", fontsize=8
+        )
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xscale("log")
-    axes.set_xlim(min(ratios) / 1.5, max(ratios) * 1.5)
+    axes.set_xlim(min(0.1, *ratios) / 1.2, max(2, *ratios) * 1.2)
+    axes.set_xticks(TICKS, labels=[f"{tick:g}" for tick in TICKS])
+    axes.minorticks_off()
     axes.set_xlabel("ratio to the baseline of the same run; right of the line is better")
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
