@@ -127,6 +127,14 @@ class JobDocument(Document):
     urls: UrlsDocument
 
 
+class EventDocument(Document):
+    """What a webhook sends when a job has ended."""
+
+    type: str
+    timestamp: Moment
+    data: JobDocument
+
+
 def render(
     job: Job,
     charge: Charge,

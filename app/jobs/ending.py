@@ -1,6 +1,5 @@
 """What every end of a job does in its one transaction: status, result, money, webhook record."""
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +12,8 @@ from app.billing import ledger, usage
 from app.billing.tables import Charge
 from app.billing.usage import Used
 from app.jobs import transition
-from app.jobs.document import JobDocument, render
-from app.jobs.tables import Attempt, Job, Output
+from app.jobs.document import EventDocument, JobDocument, render
+from app.jobs.tables import Attempt, Output
 from app.jobs.transition import Done, End
 from app.rows import store
 from app.webhooks import outbox
@@ -77,7 +76,7 @@ def _event(done: Done, charge: Charge, base_url: str, attempts: list[Attempt]) -
     output = None if text is None else Output(job_id=job.id, text=text)
     for shown in (output, None):
         document = render(job, charge, base_url=base_url, attempts=attempts, output=shown)
-        body = _body(job, document)
+        body = _body(document)
         if len(body.encode()) < _MAX_BODY_BYTES:
             break
     return outbox.Event(
@@ -89,7 +88,7 @@ def _event(done: Done, charge: Charge, base_url: str, attempts: list[Attempt]) -
     )
 
 
-def _body(job: Job, document: JobDocument) -> str:
-    data = document.model_dump(mode="json")
-    event = {"type": f"job.{job.status}", "timestamp": data["finished"], "data": data}
-    return json.dumps(event, ensure_ascii=False, separators=(",", ":"))
+def _body(document: JobDocument) -> str:
+    assert document.finished is not None
+    event = EventDocument(type=f"job.{document.status}", timestamp=document.finished, data=document)
+    return event.model_dump_json()

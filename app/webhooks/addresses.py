@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import SplitResult, urlsplit
 
 from app.config import Network, Settings
@@ -56,6 +57,7 @@ class Target:
         return host if self.port == default else f"{host}:{self.port}"
 
 
+@lru_cache(maxsize=1024)
 def parse(url: str) -> Target:
     """Take a URL apart; raises WebhookURLRefused saying what is wrong with it."""
     if len(url) > _MAX_URL_LENGTH or any(ord(char) not in _PRINTABLE for char in url):

@@ -1,7 +1,7 @@
 """The outbox: record an event with its result, claim it for an attempt, write how it went."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -74,15 +74,22 @@ def record(session: Session, events: Sequence[Event]) -> dict[UUID, UUID]:
 
     Returns the delivery of each job.
     """
-    rows = [
-        {"id": uuid7(), **asdict(event), "host": addresses.parse(event.url).authority, **_NEW}
+    rows: list[dict[str, Any]] = [
+        {
+            "id": uuid7(),
+            "account_id": event.account_id,
+            "job_id": event.job_id,
+            "type": event.type,
+            "url": event.url,
+            "host": addresses.parse(event.url).authority,
+            "body": event.body,
+            "state": DeliveryState.PENDING,
+            "attempts": 0,
+        }
         for event in events
     ]
     store(session, (Delivery, rows))
     return {row["job_id"]: row["id"] for row in rows}
-
-
-_NEW = {"state": DeliveryState.PENDING, "attempts": 0}
 
 
 def first_due(session: Session) -> UUID | None:
