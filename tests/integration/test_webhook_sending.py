@@ -36,7 +36,7 @@ def _note(event: str, arguments: tuple[object, ...]) -> None:
 
 sys.addaudithook(_note)  # which cannot be removed
 
-LOCAL = Settings(webhook_allowed_networks="127.0.0.0/8, ::1/128", webhook_timeout_seconds=0.5)
+LOCAL = Settings(webhook_allowed_networks="127.0.0.0/8, ::1/128", webhook_timeout_seconds=2)
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -224,7 +224,7 @@ def test_every_success_is_one(serve: Serve, status: int) -> None:
 
 def test_a_private_address_is_refused_at_delivery_too(serve: Serve) -> None:
     server = serve(_says(OK))
-    nothing_listed = Settings(webhook_timeout_seconds=0.5)
+    nothing_listed = Settings(webhook_timeout_seconds=2)
     answer = _ask(server, nothing_listed)
     assert answer.error == "Webhooks are not sent to private, local or reserved addresses."
     assert server.accepted == 0
@@ -246,7 +246,7 @@ def test_nothing_of_the_whole_corpus_is_connected_to_at_submit_or_at_delivery(
     serve: Serve, connects: list[object]
 ) -> None:
     server = serve(_says(OK))
-    nothing_listed = Settings(webhook_timeout_seconds=0.5)
+    nothing_listed = Settings(webhook_timeout_seconds=2)
     urls = [(url, addresses.resolve) for url in [*DISGUISED, *MALFORMED]]
     for url in DISGUISED:
         host = url.partition("//")[2].rstrip("/").removesuffix(":80").removesuffix(":5432")
