@@ -30,6 +30,9 @@ class JSONLines(logging.Formatter):
 # for connecting does not apply where psycopg2 waits like this.
 SILENCE_SECONDS = 17.0
 
+# Names that are looked up in native threads at a time; gevent's own 10 could all be hanging ones.
+NAMES_AT_ONCE = 200
+
 worker_class = "gevent"
 workers = 2
 worker_connections = 1000
@@ -53,10 +56,12 @@ def post_fork(server: Any, worker: Any) -> None:
     """
     import gc
 
+    import gevent
     from psycopg2 import extensions
 
     # What is loaded by now stays; looking through it again and again costs a tenth of the time.
     gc.freeze()
+    gevent.get_hub().threadpool.maxsize = NAMES_AT_ONCE
     gc.set_threshold(20_000, 20, 20)
     extensions.set_wait_callback(_wait)
 

@@ -18,13 +18,14 @@ from app.db import Database
 from app.errors import DatabaseUnavailable
 from app.group import Group
 from app.webhooks import outbox
-from app.webhooks.lanes import Lane, Room
-from app.webhooks.outbox import Parcel, Sent
+from app.webhooks.lanes import Lane
+from app.webhooks.outbox import Claimed, Parcel, Sent
 from app.webhooks.sending import send
 from app.webhooks.tables import DeliveryState
 
 log = structlog.get_logger(__name__)
 
+_LOOKS = 100  # one after the other, while there is nothing to send but more to be seen
 _MARGIN_SECONDS = 15  # beyond the receiver's time, for name resolution and writing the outcome
 
 
@@ -37,17 +38,17 @@ class Courier:
         self._lease_seconds = settings.webhook_timeout_seconds + _MARGIN_SECONDS
         self._senders = ThreadPoolExecutor(settings.webhook_concurrency, "sender")
         self._free = settings.webhook_concurrency  # senders
+        self._working = 0  # until the look that follows, too
         self._in_flight: Counter[Lane] = Counter()
         self._left_some = False  # whether more may be due than the last look took
         self._stopping = False
+        self._looking = threading.Lock()
         self._changed = threading.Condition()
         self._looks: Group[None, None] = Group(self._look)
         self._marks: Group[Sent, DeliveryState | None] = Group(self._mark)
 
     def deliver_due(self) -> None:
         """Hand what is due to the free senders; what they leave is looked for as they get free."""
-        if self._stopping:
-            return
         try:
             self._looks.do(None)
         except DatabaseUnavailable:
@@ -55,37 +56,46 @@ class Courier:
 
     def stop(self) -> None:
         """Take no more, and wait for what is in flight."""
-        self._stopping = True
+        with self._looking:  # what a look has claimed is handed over
+            self._stopping = True
         self._senders.shutdown()
 
     def settle(self) -> None:
-        """Wait until nothing is in flight."""
+        """Wait until nothing is in flight, and nobody looks for more."""
         with self._changed:
-            self._changed.wait_for(lambda: self._free == self._settings.webhook_concurrency)
+            self._changed.wait_for(lambda: not self._working)
 
     def _look(self, callers: Sequence[None]) -> list[None]:
+        with self._looking:
+            for _ in range(_LOOKS):
+                if self._stopping or not self._look_once():
+                    break
+        return [None] * len(callers)
+
+    def _look_once(self) -> bool:
+        """Whether to look again at once: more is due, and nobody is in flight who would."""
         with self._changed:
             free = self._free
             self._left_some = True  # for those that get free while this looks
-        rooms: dict[Lane, int] = {}
-
-        def room(lane: Lane) -> int:
-            return rooms.setdefault(lane, self._room(lane))
-
-        parcels = self._claim(free, room) if free else []
-        taken = Counter(lane for parcel in parcels for lane in _lanes(parcel))
+        if not free:
+            return False
+        claimed = self._claim(free)
         with self._changed:
-            self._free -= len(parcels)
-            self._in_flight.update(taken)
-            used_up = any(taken[lane] >= most for lane, most in rooms.items())
-            self._left_some = used_up or len(parcels) == free
-        for parcel in parcels:
-            self._senders.submit(self._work, parcel)
-        return [None] * len(callers)
+            self._free -= len(claimed.parcels)
+            self._working += len(claimed.parcels)
+            self._in_flight.update(lane for each in claimed.parcels for lane in _lanes(each))
+            self._left_some = claimed.more
+            alone = not self._in_flight
+        for parcel in claimed.parcels:
+            with _logged(parcel):  # a thread that cannot start leaves it to those that are there
+                self._senders.submit(self._work, parcel)
+        return claimed.more and alone
 
-    def _claim(self, free: int, room: Room) -> list[Parcel]:
+    def _claim(self, free: int) -> Claimed:
         with self._database.transaction() as session:
-            return outbox.claim(session, limit=free, room=room, lease_seconds=self._lease_seconds)
+            return outbox.claim(
+                session, limit=free, room=self._room, lease_seconds=self._lease_seconds
+            )
 
     def _room(self, lane: Lane) -> int:
         per_host = self._settings.webhook_concurrency_per_host
@@ -97,11 +107,13 @@ class Courier:
             self._deliver(parcel)
         with self._changed:
             self._free += 1
-            self._changed.notify_all()
             left_some = self._left_some
         if left_some:
             with _logged(parcel):
                 self.deliver_due()
+        with self._changed:
+            self._working -= 1
+            self._changed.notify_all()
 
     def _deliver(self, parcel: Parcel) -> None:
         try:

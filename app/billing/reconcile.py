@@ -22,7 +22,7 @@ class Fault(StrEnum):
     CLOSED_EARLY = "closed_early"  # a hold closed before its job ended
     NO_CHARGE = "no_charge"  # a job without a charge
     NO_JOB = "no_job"  # money moved for a job that is not there
-    USAGE = "usage"  # usage by day that does not add up to the charges
+    USAGE = "usage"  # usage by day that is not what the ended jobs add up to
     PRICE = "price"  # a charge that is not price times tokens
 
 
@@ -75,14 +75,6 @@ _LEDGER = """
           IS DISTINCT FROM (
               c.account_id, 1, 1, (c.state = 'charged')::int, c.held_micros, c.charged_micros,
               CASE WHEN c.state = 'held' THEN 0 ELSE c.held_micros - c.charged_micros END)
-
-    UNION ALL SELECT 'usage', account_id, NULL, abs(coalesce(u.charged, 0) - coalesce(c.charged, 0))
-    FROM (SELECT account_id, sum(requests) requests, sum(charged_micros) charged
-          FROM usage_days GROUP BY account_id) u
-    FULL JOIN (SELECT account_id, count(*) requests, sum(charged_micros) charged
-          FROM charges WHERE state <> 'held' GROUP BY account_id) c USING (account_id)
-    WHERE (coalesce(u.requests, 0), coalesce(u.charged, 0))
-          <> (coalesce(c.requests, 0), coalesce(c.charged, 0))
 """
 
 

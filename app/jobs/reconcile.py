@@ -44,6 +44,20 @@ _JOBS = """
     UNION ALL SELECT 'no_job', account_id, job_id, held_micros
     FROM charges WHERE NOT EXISTS (SELECT FROM jobs WHERE jobs.id = charges.job_id)
         AND NOT EXISTS (SELECT FROM transfers WHERE transfers.job_id = charges.job_id)
+
+    UNION ALL SELECT 'usage', account_id, NULL,
+        sum(abs(coalesce(u.charged_micros, 0) - coalesce(e.charged_micros, 0)))
+    FROM usage_days u FULL JOIN (
+        SELECT j.account_id, (c.settled_at AT TIME ZONE 'UTC')::date AS day, model, status,
+               count(*) AS requests, sum(coalesce(prompt_tokens, 0)) AS prompt_tokens,
+               sum(coalesce(completion_tokens, 0)) AS completion_tokens,
+               sum(charged_micros) AS charged_micros
+        FROM jobs j JOIN charges c ON c.job_id = j.id
+        WHERE j.finished_at IS NOT NULL AND c.settled_at IS NOT NULL
+        GROUP BY 1, 2, 3, 4) e USING (account_id, day, model, status)
+    WHERE (u.requests, u.prompt_tokens, u.completion_tokens, u.charged_micros)
+          IS DISTINCT FROM (e.requests, e.prompt_tokens, e.completion_tokens, e.charged_micros)
+    GROUP BY account_id
 """
 _STATEMENT = reconcile.of_accounts(_JOBS)
 # Long books take longer than a statement of a request may; one snapshot for both statements.

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, ScalarSelect, bindparam, func, select
+from sqlalchemy import ColumnElement, ScalarSelect, bindparam, case, func, select
 from sqlalchemy.orm import Session
 
 from app.fleet.presence import ModelPresence, by_model
@@ -27,7 +27,15 @@ _FIRST = (
     .limit(COUNTED_AT_MOST)
     .subquery()
 )
-_POSITIONS = select(_FIRST).where(_FIRST.c.id.in_(bindparam("jobs", expanding=True)))
+# A job that was claimed since it was read waits for nobody any more.
+_POSITION = case(
+    (Job.status != Status.QUEUED, 0), else_=func.coalesce(_FIRST.c.position, COUNTED_AT_MOST)
+)
+_POSITIONS = (
+    select(Job.id, _POSITION.label("position"))
+    .outerjoin(_FIRST, _FIRST.c.id == Job.id)
+    .where(Job.id.in_(bindparam("jobs", expanding=True)))
+)
 
 
 def why_waiting(
@@ -46,7 +54,7 @@ def why_waiting(
     return {
         job.id: WaitingDocument(
             reason=_reason(presence.get(job.model)),
-            position=positions.get(job.id, COUNTED_AT_MOST),
+            position=positions[job.id],
         )
         for job in queued
     }

@@ -6,6 +6,7 @@ refused here by name.
 """
 
 import ipaddress
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterable
@@ -65,11 +66,29 @@ def parse(url: str) -> Target:
     parts = _split(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise WebhookURLRefused("A webhook URL begins with http:// or https:// and names a host.")
+    if _is_odd(parts.hostname):
+        raise WebhookURLRefused("An address is written as four decimal numbers, or in brackets.")
     if parts.username is not None or parts.password is not None:
         raise WebhookURLRefused("A webhook URL carries no user name or password.")
     port = {"http": 80, "https": 443}[parts.scheme] if parts.port is None else parts.port
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Target(parts.scheme, parts.hostname.rstrip("."), port, path)
+
+
+def _is_odd(host: str) -> bool:
+    """Whether it is an address in a form that programs read differently: octal, hexadecimal, short,
+    one number, with a zone.
+    """
+    if "%" in host or ":" in host:
+        return "%" in host
+    last = host.rstrip(".").rpartition(".")[2]
+    if not re.fullmatch("[0-9]+|0[xX][0-9a-fA-F]*", last):
+        return False
+    try:
+        ipaddress.IPv4Address(host)
+    except ValueError:
+        return True
+    return False
 
 
 def allowed(address: Address, networks: Iterable[Network]) -> bool:

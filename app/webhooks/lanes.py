@@ -45,12 +45,13 @@ _OLDEST = _CANDIDATE.order_by(Delivery.next_attempt_at).limit(bindparam("limit")
 
 @dataclass(slots=True)
 class Choice:
-    """Deliveries to send, and whether their endpoint has been failing; and disabled endpoints for
-    which deliveries are due.
+    """Deliveries to send, and whether their endpoint has been failing; disabled endpoints for which
+    deliveries are due; and whether more is due than there was room for.
     """
 
     failing: dict[UUID, bool] = field(default_factory=dict)
     disabled: set[Address] = field(default_factory=set)
+    more: bool = False
 
 
 def choose(session: Session, limit: int, room: Room) -> Choice:
@@ -67,6 +68,8 @@ def choose(session: Session, limit: int, room: Room) -> Choice:
         others = {"chosen": list(choice.failing), "limit": limit, **full}
         rows = session.execute(_OF_OTHERS, others).all()
         _take(rows, limit, left, choice)
+    used_up = left.full(str) or left.full(UUID) or len(choice.failing) >= limit
+    choice.more = bool(used_up or choice.disabled)
     return choice
 
 

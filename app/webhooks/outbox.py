@@ -116,7 +116,15 @@ _CLAIM = (
 )
 
 
-def claim(session: Session, *, limit: int, room: Room, lease_seconds: float) -> list[Parcel]:
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What to send now, and whether more may be due than was taken."""
+
+    parcels: list[Parcel]
+    more: bool
+
+
+def claim(session: Session, *, limit: int, room: Room, lease_seconds: float) -> Claimed:
     """Take due deliveries for one attempt each, longest due first, ``limit`` at most.
 
     ``room`` says how many more of a host, or of an account, may be in flight. The next attempt of
@@ -129,11 +137,11 @@ def claim(session: Session, *, limit: int, room: Room, lease_seconds: float) -> 
         choice = lanes.choose(session, limit, room)
     chosen = choice.failing
     if not chosen:
-        return []
+        return Claimed([], choice.more)
     lease = timedelta(seconds=lease_seconds)
     claimed = session.scalars(_CLAIM, {"chosen": list(chosen), "lease": lease}).all()
     secrets = _secrets(session, {delivery.account_id for delivery in claimed})
-    return [
+    parcels = [
         Parcel(
             id=delivery.id,
             attempt=delivery.attempts,
@@ -146,6 +154,8 @@ def claim(session: Session, *, limit: int, room: Room, lease_seconds: float) -> 
         )
         for delivery in claimed
     ]
+    # Another process may have taken some of what was chosen here, and left others.
+    return Claimed(parcels, choice.more or len(parcels) < len(chosen))
 
 
 _SECRETS = select(WebhookSecret).where(

@@ -64,12 +64,12 @@ def crashing_tell(process: Process, ended: Collection[Ended]) -> None:
     tell(process, ended)
 
 
-def crashing_claim(*args: Any, **options: Any) -> list[Parcel]:
+def crashing_claim(*args: Any, **options: Any) -> outbox.Claimed:
     """Claimed, and not committed."""
-    parcels = claim(*args, **options)
-    if parcels:
+    claimed = claim(*args, **options)
+    if claimed.parcels:
         reach("delivery_unclaimed")
-    return parcels
+    return claimed
 
 
 def crashing_send(*args: Any) -> Answer:

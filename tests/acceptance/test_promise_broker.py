@@ -1,5 +1,9 @@
-"""Whatever becomes of the broker, every accepted job ends, and once."""
+"""Whatever becomes of the broker, every accepted job ends, and once.
 
+``PROMISE_JOBS=1000 scripts/test tests/acceptance/test_promise_broker.py`` for more of it.
+"""
+
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,7 +18,7 @@ from tests.wire import Wire
 
 pytestmark = pytest.mark.usefixtures("api", "sweeping", "worker")
 
-JOBS = 300
+JOBS = int(os.environ.get("PROMISE_JOBS", "300"))
 AT_ONCE = 8
 
 

@@ -182,7 +182,8 @@ def twice_claimed(customer: Customer, database: Database) -> tuple[Parcel, Parce
     for _ in range(2):
         with database.transaction() as session:
             session.execute(update(Delivery).values(next_attempt_at=text("now()")))
-            parcels += outbox.claim(session, limit=1, room=lambda host: 1, lease_seconds=30)
+            claimed = outbox.claim(session, limit=1, room=lambda host: 1, lease_seconds=30)
+            parcels += claimed.parcels
     first, second = parcels
     assert (first.id, first.attempt, second.attempt) == (second.id, 1, 2)
     return first, second

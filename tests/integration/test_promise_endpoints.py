@@ -35,8 +35,8 @@ def record(database: Database, customer: Customer, url: str, number: int = 1) ->
 
 def claim(database: Database, limit: int = 10) -> list[Parcel]:
     with database.transaction() as session:
-        parcels = outbox.claim(session, limit=limit, room=lambda _: 1000, lease_seconds=LEASE)
-        return sorted(parcels, key=lambda parcel: parcel.id)
+        claimed = outbox.claim(session, limit=limit, room=lambda _: 1000, lease_seconds=LEASE)
+        return sorted(claimed.parcels, key=lambda parcel: parcel.id)
 
 
 def mark(database: Database, *sent: tuple[Parcel, Answer]) -> list[str | None]:

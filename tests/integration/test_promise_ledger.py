@@ -124,7 +124,8 @@ SETTLE = """
         FROM transfers WHERE kind = 'hold';
     UPDATE balances SET available_micros = available_micros + held_micros, held_micros = 0;
     INSERT INTO usage_days
-        SELECT account_id, now()::date, 'fake', 'failed', 1, 0, 0, 0 FROM balances;
+        SELECT account_id, (now() AT TIME ZONE 'UTC')::date, 'fake', 'failed', 1, 0, 0, 0
+        FROM balances;
 """
 WRITE = "INSERT INTO transfers (account_id, job_id, kind, debit, credit, amount_micros) SELECT"
 
@@ -154,7 +155,7 @@ WRITE = "INSERT INTO transfers (account_id, job_id, kind, debit, credit, amount_
         ("UPDATE charges SET held_micros = held_micros + 1", ["mismatch"]),
         (
             "UPDATE charges SET state = 'released', settled_at = now()",
-            ["closed_early", "mismatch", "usage"],
+            ["closed_early", "mismatch"],
         ),
         ("UPDATE jobs SET finished_at = now(), status = 'failed'", ["outlived"]),
         ("DELETE FROM charges", ["no_charge"]),
@@ -165,6 +166,10 @@ WRITE = "INSERT INTO transfers (account_id, job_id, kind, debit, credit, amount_
         (SETTLE + "DELETE FROM usage_days", ["usage"]),
         (SETTLE + "UPDATE usage_days SET requests = 2", ["usage"]),
         (SETTLE + "UPDATE usage_days SET charged_micros = 1", ["usage"]),
+        (SETTLE + "UPDATE usage_days SET prompt_tokens = 1", ["usage"]),
+        (SETTLE + "UPDATE usage_days SET completion_tokens = 1", ["usage"]),
+        (SETTLE + "UPDATE usage_days SET day = day - 40", ["usage"]),
+        (SETTLE + "UPDATE usage_days SET status = 'expired'", ["usage"]),
         ("DELETE FROM charges; DELETE FROM prompts; DELETE FROM jobs", ["no_job"]),
         ("DELETE FROM prompts; DELETE FROM jobs", ["no_job"]),
     ],

@@ -26,7 +26,7 @@ MOMENT = timedelta(microseconds=1)
 
 
 def claim(session: Session) -> list[Parcel]:
-    return outbox.claim(session, limit=5, room=lambda _: 5, lease_seconds=30)
+    return outbox.claim(session, limit=5, room=lambda _: 5, lease_seconds=30).parcels
 
 
 def pass_time(session: Session, time: timedelta) -> None:

