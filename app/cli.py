@@ -25,6 +25,7 @@ WORDS = {
     "closed_early": "the hold was closed before its job ended",
     "no_charge": "the job has no charge",
     "no_job": "money moved for a job that is not there",
+    "usage": "the sums by day are not what the ended jobs add up to",
     "price": "the charge is not price times tokens",
 }
 
@@ -38,7 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found = _reconcile(database)
         finally:
             database.close()
-    except (DatabaseUnavailable, SQLAlchemyError, ValueError) as error:
+    except DatabaseUnavailable:
+        sys.stderr.write(
+            "gptqueue: the database of DATABASE_URL does not answer "
+            "(for that of ./scripts/up: source .local/env)\n"
+        )
+        return 2
+    except (SQLAlchemyError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         sys.stderr.write(f"gptqueue: {reason}\n")
         return 2

@@ -16,6 +16,9 @@ NEEDED_MB=4000
 export PYTHONPATH="$ROOT"
 # Whatever folder we are called from, a package of the same name there must not be taken for ours.
 export PYTHONSAFEPATH=1
+# OpenMP's threads must not spin while they wait for each other: on a busy machine a model on the CPU
+# decodes ten times slower so.
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 
 main() {
     is_installed || install

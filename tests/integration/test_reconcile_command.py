@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from app import cli
+from app.billing.reconcile import Fault
 from app.db import Database
 from tests.conftest import ROOT, Customer
 from tests.integration.conftest import Submit
@@ -67,6 +68,10 @@ def test_a_database_that_cannot_be_asked_is_neither_clean_nor_wrong(
     assert said.out == ""
     assert said.err.startswith("gptqueue: ")
     assert said.err.count("\n") == 1
+
+
+def test_every_fault_has_its_words() -> None:
+    assert set(cli.WORDS) == {fault.value for fault in Fault}
 
 
 def test_the_package_installs_the_command() -> None:
