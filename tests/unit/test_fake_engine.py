@@ -143,7 +143,7 @@ def test_thousands_of_requests_need_one_thread() -> None:
     with engine(slots=5000, tokens_per_second=100, answer_tokens=30) as fake:
         before = threading.active_count()
         futures = [fake.submit(request(id=str(n))) for n in range(3000)]
-        assert threading.active_count() == before
+        assert threading.active_count() <= before  # those of earlier tests may end meanwhile
         assert all(future.result(timeout=60) for future in futures)
 
 
