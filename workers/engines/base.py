@@ -4,7 +4,7 @@ An engine decodes many requests together: each joins and leaves between two step
 threads only wait on the futures; only an engine may import torch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -34,16 +34,26 @@ class Sampling:
 
     ``temperature`` 0 is greedy; ``top_p`` in (0, 1]; ``top_k`` 0 means all tokens; ``seed`` None
     means a fresh random one; ``stop`` strings are matched on text, across token borders, and the
-    text ends before the first of them; ``repetition_penalty`` divides the logits of tokens that
-    occurred (CTRL, Keskar et al. 2019), 1.0 is off.
+    text ends before the first of them; ``stop_token_ids`` end it like the end-of-text token.
+    ``min_p`` in [0, 1) drops tokens less likely than that share of the likeliest (Nguyen et al.
+    2024). ``repetition_penalty`` divides the logits of tokens that occurred in prompt or answer
+    (CTRL, Keskar et al. 2019), 1.0 is off; ``presence_penalty`` and ``frequency_penalty`` are taken
+    off the logits of tokens of the answer, once and per occurrence (as OpenAI's API defines them),
+    0.0 is off. ``logprobs`` asks for the log-probability of each chosen token and of the five
+    likeliest, before temperature, penalties and cuts.
     """
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
     seed: int | None = None
+    min_p: float = 0.0
     stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logprobs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +61,8 @@ class Request:
     """One generation: exactly one of ``prompt`` (verbatim) and ``messages`` (chat template).
 
     ``id`` is unique among the requests in flight. ``max_tokens`` counts completion tokens.
-    ``deadline`` is a ``time.monotonic()`` instant in seconds, None for never.
+    ``deadline`` is a ``time.monotonic()`` instant in seconds, None for never. ``stream`` asks for
+    the text as it grows, through the engine's publisher.
     """
 
     id: str
@@ -60,6 +71,33 @@ class Request:
     messages: Sequence[Message] | None = None
     sampling: Sampling = field(default_factory=Sampling)
     deadline: float | None = None
+    stream: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One token of an answer: its text, natural log-probability, and the five likeliest there."""
+
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...]  # text and log-probability, the likeliest first
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Text that a streaming request gained since the last one; whole characters only.
+
+    The deltas of a request, joined, are the text of its Generation. ``tokens`` counts the
+    completion tokens up to here.
+    """
+
+    request_id: str
+    text: str
+    tokens: int
+
+
+# Called with the deltas of one step of all streaming requests, by one thread, in order.
+Publisher = Callable[[Sequence[Delta]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +112,29 @@ class Generation:
     finish_reason: FinishReason
     prompt_tokens: int
     completion_tokens: int
+    logprobs: tuple[TokenLogprob, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """A snapshot: ``running`` requests are being decoded, ``waiting`` ones have no slot yet."""
+    """A snapshot: ``running`` requests are being decoded, ``waiting`` ones have no slot yet.
+
+    What an engine does not know stays 0. Sums count from the engine's start.
+    """
 
     running: int
     waiting: int
-    steps: int  # forward passes since start
-    generated_tokens: int  # since start, all requests
+    steps: int  # forward passes
+    generated_tokens: int  # completion tokens, all requests
+    prefill_tokens: int = 0  # prompt tokens that were computed, again after a preemption
+    preemptions: int = 0
+    kv_used: int = 0  # tokens that the KV memory in use has room for
+    kv_total: int = 0  # tokens that all KV memory has room for
+    step_seconds: float = 0.0  # spent in forward passes, sum
+    queue_seconds: float = 0.0  # that requests waited for their first step, sum
+    started: int = 0  # requests that had a first step
+    restarts: int = 0  # of the engine's process
+    problem: str = ""  # why it cannot work now, a sentence for the operator; empty: it can
 
 
 class Engine(Protocol):
