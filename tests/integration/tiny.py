@@ -5,13 +5,21 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    GemmaConfig,
+    GemmaForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 PANGRAM = "the quick brown fox jumps over the lazy dog. hello world, how are you? "
@@ -46,6 +54,30 @@ def llama() -> Any:
 def mistral() -> Any:
     """Attention in a sliding window, shorter than the prompts."""
     return _made(MistralForCausalLM, MistralConfig(**_shape(), sliding_window=8))
+
+
+def qwen2() -> Any:
+    """Biases."""
+    model = _made(Qwen2ForCausalLM, Qwen2Config(**_shape()))
+    for layer in model.model.layers:
+        torch.nn.init.normal_(layer.self_attn.q_proj.bias)
+    return model
+
+
+def qwen3() -> Any:
+    """Norms of queries and keys."""
+    return _made(Qwen3ForCausalLM, Qwen3Config(**_shape(), head_dim=16))
+
+
+def gemma() -> Any:
+    """Scaled embeddings, another activation."""
+    return _made(GemmaForCausalLM, GemmaConfig(**_shape(), head_dim=16))
+
+
+def gemma2() -> Any:
+    """Scores and logits bounded by a tanh."""
+    config = Gemma2Config(**_shape(), head_dim=16, sliding_window=8, attn_logit_softcapping=4.0)
+    return _made(Gemma2ForCausalLM, config)
 
 
 def gemma3() -> Any:

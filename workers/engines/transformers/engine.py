@@ -31,7 +31,7 @@ class TransformersEngine:
         self._tokenizer = tokenizer
         self._forward = Forward(model)
         self._prompts = Prompts(tokenizer, context_length)
-        self._end_tokens = _end_tokens(model, tokenizer)
+        self._end_tokens = end_tokens(model, tokenizer)
         self._batch = Batch(self._forward)
         self._waiting: deque[Row] = deque()
         self._rows: dict[str, Row] = {}
@@ -199,7 +199,7 @@ class TransformersEngine:
             self._fail(rows, EngineFailed())
 
 
-def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     """The ids that end a text: of the generation config, the model config and the tokenizer."""
     named = [
         getattr(model.generation_config, "eos_token_id", None),

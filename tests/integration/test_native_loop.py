@@ -1,0 +1,269 @@
+import random
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.integration import tiny
+from tests.integration.loops import CONTEXT, Heard, generated, job, loop, prompts, run
+from workers.engines.base import FinishReason, Sampling
+from workers.engines.native import models
+from workers.engines.native.kernels.reference import ReferenceKernels
+from workers.engines.native.loop import Loop
+from workers.engines.native.models.llama import UnknownArchitecture
+from workers.engines.native.wire import Job
+
+VOCABULARY = len(tiny.tokenizer())
+FAMILIES = [
+    tiny.llama,
+    tiny.mistral,
+    tiny.qwen2,
+    tiny.qwen3,
+    tiny.gemma,
+    tiny.gemma2,
+    tiny.gemma3,
+]
+
+
+@pytest.fixture
+def made() -> Loop:
+    return loop(tiny.llama())
+
+
+def empty(made: Loop) -> bool:
+    """Whether nothing is left behind: no request, no block in use, no slot taken."""
+    stats = made.stats()
+    free = made._slots.free == made._slots.count
+    return (stats.running, stats.waiting, stats.kv_used) == (0, 0, 0) and free
+
+
+# Exact equality holds because float32 keeps the order of these models' two best logits.
+@pytest.mark.parametrize("kernels", ["compiled", "reference"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_that_join_leave_and_pause_get_what_generate_gives_them_alone(
+    family: Any, kernels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = family()
+    asked = prompts(20, VOCABULARY)
+    wanted = [generated(model, *each) for each in asked]
+    assert len({token for tokens in wanted for token in tokens}) > 15
+    if kernels == "reference":
+        monkeypatch.setattr(models, "choose", lambda device, sizes: ReferenceKernels(device))
+    made = loop(model, blocks=9)
+    waiting = [
+        job(number, prompt, limit, every=number % 9) for number, (prompt, limit) in enumerate(asked)
+    ]
+    chance, heard = random.Random(1), Heard()
+    while waiting or made.busy:
+        for _ in range(chance.randrange(3)):
+            if waiting:
+                made.submit(waiting.pop(0))
+        heard.take(made.step())
+    assert [heard.tokens.get(number, []) for number in range(len(asked))] == wanted
+    assert made.stats().preemptions > 0
+    assert empty(made)
+
+
+def test_every_end_says_why(made: Loop) -> None:
+    ending = next(
+        prompt
+        for prompt, _ in prompts(200, VOCABULARY)
+        if len(generated(tiny.llama(), prompt, 5)) < 5
+    )
+    heard = run(made, [job(1, [5, 6], 3), job(2, ending, 5)])
+    assert heard.reasons() == {1: FinishReason.LENGTH, 2: FinishReason.STOP}
+    assert len(heard.tokens[1]) == 3
+
+
+def test_a_stop_token_ends_the_text_and_is_not_part_of_it(made: Loop) -> None:
+    tokens = generated(tiny.llama(), [5, 6], 10)
+    stop = next(token for token in tokens[1:] if token != tokens[0])
+    sampling = Sampling(temperature=0, stop_token_ids=(stop,))
+    heard = run(made, [job(1, [5, 6], 10, sampling=sampling), job(2, [5, 6], 10)])
+    assert heard.reasons()[1] is FinishReason.STOP
+    assert heard.tokens[1] == tokens[: tokens.index(stop)]
+    assert heard.tokens[2] == tokens
+
+
+def test_tokens_are_told_in_groups_as_each_request_wants_them(
+    made: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.engines.native.telling.GROUP_SECONDS", 1000)
+    for key, every in ((1, 0), (2, 1), (3, 8)):
+        made.submit(job(key, [5, 6], 20, every=every))
+    sizes: dict[int, list[int]] = {1: [], 2: [], 3: []}
+    while made.busy:
+        told = made.step()
+        for key, count in zip(told.keys.tolist(), told.counts.tolist(), strict=True):
+            sizes[key].append(count)
+    assert sizes == {1: [20], 2: [1] * 20, 3: [8, 8, 4]}
+
+
+def test_what_is_new_is_told_after_a_while_also_when_it_is_little(
+    made: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.engines.native.telling.GROUP_SECONDS", 0)
+    made.submit(job(1, [5, 6], 20, every=1000))
+    assert made.step().counts.tolist() == [1]
+
+
+def test_cancel_takes_effect_before_the_next_step_and_frees_the_memory(made: Loop) -> None:
+    for key in (1, 2):
+        made.submit(job(key, [5, 6], 50))
+    heard = Heard()
+    for _ in range(4):
+        heard.take(made.step())
+    made.cancel(1, FinishReason.CANCELLED)
+    used = made.stats().kv_used
+    heard.take(made.step())
+    assert heard.reasons() == {1: FinishReason.CANCELLED}
+    assert len(heard.tokens[1]) == 4
+    assert made.stats().kv_used < used
+    assert made.stats().running == 1
+
+
+def test_who_is_cancelled_before_a_first_step_has_used_nothing() -> None:
+    made = loop(tiny.llama(), slots=1)
+    made.submit(job(1, [5, 6], 5))
+    made.submit(job(2, [5, 6], 5))
+    made.step()
+    made.cancel(2, FinishReason.CANCELLED)
+    made.cancel(99, FinishReason.CANCELLED)
+    heard = run(made, [])
+    assert not heard.ends[2].prefilled
+    assert heard.ends[1].prefilled
+    assert 2 not in heard.tokens
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_deadline_ends_who_runs_and_who_waits(slots: int) -> None:
+    made = loop(tiny.llama(), slots=slots)
+    made.submit(job(1, [5, 6], 100))
+    made.step()
+    made.submit(job(2, [5, 6], 100, deadline=time.monotonic()))
+    made.submit(job(3, [5, 6], 3, deadline=time.monotonic() + 1000))
+    heard = Heard()
+    heard.take(made.step())
+    assert heard.reasons() == {2: FinishReason.DEADLINE}
+    made._slots.deadline[:] = 0
+    heard.take(made.step())
+    assert heard.reasons()[1] is FinishReason.DEADLINE
+
+
+def test_a_row_whose_logits_are_no_numbers_fails_alone(
+    made: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_batch = made._runner.run
+
+    def broken(batch: Any) -> torch.Tensor:
+        logits = run_batch(batch)
+        logits[made._slots.keys[batch.wanted_slots] == 2] = float("nan")
+        return logits
+
+    monkeypatch.setattr(made._runner, "run", broken)
+    heard = run(made, [job(1, [5, 6], 5), job(2, [5, 6], 5)])
+    assert heard.ends[2].error == "The model's output is not a number."
+    assert heard.tokens[1] == generated(tiny.llama(), [5, 6], 5)
+    assert empty(made)
+
+
+def test_without_memory_for_a_step_the_next_is_smaller_and_nobody_fails(
+    made: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_batch = made._runner.run
+
+    def small(batch: Any) -> torch.Tensor:
+        if len(batch.tokens) > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run_batch(batch)
+
+    asked = prompts(6, VOCABULARY)
+    wanted = [generated(tiny.llama(), *each) for each in asked]
+    monkeypatch.setattr(made._runner, "run", small)
+    heard = run(made, [job(key, *each) for key, each in enumerate(asked)])
+    assert [heard.tokens.get(key, []) for key in range(6)] == wanted
+    assert empty(made)
+
+
+def test_a_request_that_finds_no_memory_at_all_fails_with_a_sentence(
+    made: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(batch: Any) -> torch.Tensor:
+        raise MemoryError
+
+    monkeypatch.setattr(made._runner, "run", never)
+    heard = run(made, [job(1, [5, 6, 7], 5), job(2, [5], 5)])
+    assert {end.error for end in heard.ends.values()} == {
+        "The engine ran out of memory while it ran this job."
+    }
+    assert empty(made)
+
+
+def test_statistics_count_what_was_done() -> None:
+    made = loop(tiny.llama(), slots=2)
+    run(made, [job(key, [key + 1] * 20, 10) for key in range(3)])
+    stats = made.stats()
+    assert (stats.started, stats.generated_tokens, stats.prefill_tokens) == (3, 30, 60)
+    assert stats.kv_total == 48 * 16
+    assert stats.step_seconds > 0
+    assert stats.queue_seconds > 0
+    assert stats.steps >= 20
+
+
+def test_a_second_request_with_the_same_beginning_computes_only_what_differs(made: Loop) -> None:
+    beginning = list(range(1, 65))
+    run(made, [job(1, [*beginning, 7], 5)])
+    before = made.stats().prefill_tokens
+    heard = run(made, [job(2, [*beginning, 8], 5)])
+    assert made.stats().prefill_tokens == before + 1
+    assert heard.tokens[2] == generated(tiny.llama(), [*beginning, 8], 5)
+
+
+def test_an_architecture_without_a_forward_is_said_to_be_unknown() -> None:
+    model = tiny.llama()
+    model.config.model_type = "mamba"
+    with pytest.raises(UnknownArchitecture, match="no forward for models of kind mamba"):
+        loop(model)
+
+
+def test_a_rotation_that_depends_on_the_text_is_said_to_be_unknown() -> None:
+    model = tiny.llama()
+    model.config.rope_parameters["rope_type"] = "dynamic"
+    with pytest.raises(UnknownArchitecture, match="rotary embedding of type dynamic"):
+        loop(model)
+
+
+def fuzzed(seconds: float, seed: int) -> tuple[Loop, Heard, dict[int, Job]]:
+    """Random submits, cancels, deadlines and shortage of memory; what came of them."""
+    chance = random.Random(seed)
+    made = loop(tiny.llama(), slots=5, blocks=10, budget=20)
+    heard, asked = Heard(), dict[int, Job]()
+    until = time.monotonic() + seconds
+    while time.monotonic() < until or made.busy:
+        if time.monotonic() < until and chance.random() < 0.4:
+            key = len(asked)
+            size = chance.choice([1, 2, 16, 33, 70, 119])
+            more = {"every": chance.choice([0, 1, 8])}
+            if chance.random() < 0.2:
+                more["deadline"] = time.monotonic() + chance.random() * 0.05
+            ids = [chance.randrange(1, 4) for _ in range(size)]  # so that beginnings are shared
+            asked[key] = job(key, ids, chance.randint(1, CONTEXT - size), **more)
+            made.submit(asked[key])
+        if asked and chance.random() < 0.1:
+            made.cancel(chance.randrange(len(asked)), FinishReason.CANCELLED)
+        heard.take(made.step())
+    return made, heard, asked
+
+
+def test_whatever_happens_every_request_ends_once_and_every_block_returns() -> None:
+    made, heard, asked = fuzzed(3, seed=7)
+    assert len(asked) > 50
+    assert set(heard.ends) == set(asked)
+    assert set(heard.reasons().values()) > {FinishReason.CANCELLED, FinishReason.LENGTH}
+    for key, tokens in heard.tokens.items():
+        assert len(tokens) <= asked[key].limit
+    assert made.stats().preemptions > 0
+    assert empty(made)
+    assert np.unique(made._slots._free).size == made._slots.count

@@ -1,0 +1,92 @@
+"""Makes a loop from a checkpoint: weights, kernels, KV memory."""
+
+from pathlib import Path
+from typing import Any
+
+import psutil
+import structlog
+import torch
+
+from app.catalog import Version
+from app.errors import ModelLoadFailed
+from workers.engines.native.loop import Loop
+from workers.engines.native.models import family, lean
+from workers.engines.native.models.llama import Llama
+from workers.engines.native.runner import ModelRunner
+from workers.engines.transformers import loading
+from workers.engines.transformers.engine import end_tokens
+
+# The most new tokens of a step: as much as keeps the arithmetic busy, and no more, because who
+# decodes waits for it.
+BUDGET = {"cpu": 256, "cuda": 8192}
+# Of the memory that is free when the model is loaded, so much is for keys and values.
+KV_SHARE = {"cpu": 0.5, "cuda": 0.9}
+# 4 bit matrices are kept in bfloat16, too, if that takes no more of the free memory than this.
+DENSE_SHARE = 0.25
+
+log = structlog.get_logger(__name__)
+
+
+def build(
+    version: Version, *, models_dir: Path, device: str, context_length: int, slots: int
+) -> Loop:
+    """The loop for a checkpoint; raises ModelLoadFailed, UnknownArchitecture if another engine may
+    know it.
+
+    ``device`` is auto, cpu or cuda; ``context_length`` is in tokens.
+    """
+    weights, tokenizer = loading.load(version, models_dir=models_dir, device=device)
+    return assemble(weights, tokenizer, context_length=context_length, slots=slots)
+
+
+def assemble(
+    weights: Any, tokenizer: Any, *, context_length: int, slots: int, blocks: int | None = None
+) -> Loop:
+    """The loop for a loaded transformers model, whose layers are taken apart; ``blocks`` of KV
+    memory, None for as many as are of use and fit.
+    """
+    family(weights.config)
+    ends = end_tokens(weights, tokenizer)
+    model = lean(weights, positions=context_length, dense=_dense_fits(weights))
+    if blocks is None:
+        blocks = _blocks(model, context_length=context_length, slots=slots)
+    log.info(
+        "engine.built",
+        kernels=type(model.kernels).__name__,
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=str(model.device),
+        kv_tokens=blocks * model.kernels.block_size,
+        kv_mib=blocks * model.block_bytes >> 20,
+    )
+    return Loop(
+        ModelRunner(model, blocks=blocks),
+        slots=slots,
+        context_length=context_length,
+        budget=BUDGET[model.device.type],
+        end_tokens=ends,
+    )
+
+
+def _blocks(model: Llama, *, context_length: int, slots: int) -> int:
+    """As many as all slots can use, or as fit."""
+    useful = slots * -(-context_length // model.kernels.block_size)
+    share = KV_SHARE[model.device.type]
+    fitting = int(_free_bytes(model.device) * share) // model.block_bytes
+    if fitting < 1:
+        raise ModelLoadFailed("There is no memory left for keys and values beside the model.")
+    return min(useful, fitting)
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    available: int = psutil.virtual_memory().available
+    return available
+
+
+def _dense_fits(weights: Any) -> bool:
+    config = weights.config
+    # Roughly: what the layers' matrices have in weights, at two bytes each.
+    per_layer = config.hidden_size * (4 * config.hidden_size + 3 * config.intermediate_size)
+    needed: int = 2 * config.num_hidden_layers * per_layer
+    return needed < _free_bytes(torch.device("cpu")) * DENSE_SHARE

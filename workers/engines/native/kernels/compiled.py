@@ -1,0 +1,170 @@
+"""The kernels of the CPU: ``kernels.c``, compiled for this processor when an engine starts.
+
+Compiling takes about a second, so nothing is kept that could be stale.
+"""
+
+import ctypes
+import shutil
+import subprocess
+import tempfile
+from ctypes import POINTER, Structure, byref, c_float, c_int64, c_long, c_void_p
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workers.engines.native.batch import Batch
+from workers.engines.native.kernels import Attention, Heads, LayerCache, Norm
+from workers.engines.native.wire import Ids
+
+SOURCE = Path(__file__).with_name("kernels.c")
+COMPILERS = ("cc", "gcc", "clang")
+FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+PREFIXES = {torch.float32: "f32", torch.bfloat16: "bf16"}
+
+
+class NoCompiler(Exception):
+    """There is no C compiler here, or it cannot make the kernels."""
+
+
+class _Step(Structure):
+    """As in kernels.c."""
+
+    _fields_ = [
+        *((name, c_int64) for name in ("tokens", "heads", "kv_heads", "dim", "tiles")),
+        *((name, c_int64) for name in ("table_width", "plain", "window")),
+        *((name, c_void_p) for name in ("positions", "places", "starts", "tables")),
+        *((name, c_void_p) for name in ("tile_rows", "tile_firsts")),
+        *((name, c_float) for name in ("scale", "softcap", "eps")),
+        *((name, c_void_p) for name in ("cos", "sin")),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A batch in the words of kernels.c, and the arrays that must live as long."""
+
+    struct: _Step
+    kept: tuple[Ids, ...]
+
+
+class CompiledKernels:
+    """Keys are (blocks, kv_heads, dim, tokens), values (blocks, kv_heads, tokens, dim)."""
+
+    block_size = 16  # as in kernels.c
+
+    def __init__(self) -> None:
+        """Raises NoCompiler."""
+        self._library = _compiled()
+
+    def cache(self, blocks: int, heads: Heads, dtype: torch.dtype) -> LayerCache:
+        """The memory of one layer; see Kernels.cache."""
+        # Zeros: what a block holds beyond its row's tokens is multiplied by weights of zero.
+        size = self.block_size
+        keys = torch.zeros(blocks, heads.kv_heads, heads.dim, size, dtype=dtype)
+        return LayerCache(keys, torch.zeros(blocks, heads.kv_heads, size, heads.dim, dtype=dtype))
+
+    def prepare(self, batch: Batch, heads: Heads) -> Step:
+        """The step; see Kernels.prepare."""
+        tables = np.ascontiguousarray(batch.tables)
+        tile_rows, tile_firsts = np.empty((2, len(batch.tokens)), np.int32)
+        kept = (batch.positions, batch.places, batch.starts, tables, tile_rows, tile_firsts)
+        positions, places, starts, table, rows, firsts = (each.ctypes.data for each in kept)
+        tiles = self._library.tile(starts, len(batch.slots), rows, firsts)
+        struct = _Step(
+            tokens=len(batch.tokens),
+            heads=heads.heads,
+            kv_heads=heads.kv_heads,
+            dim=heads.dim,
+            tiles=tiles,
+            table_width=tables.shape[1],
+            positions=positions,
+            places=places,
+            starts=starts,
+            tables=table,
+            tile_rows=rows,
+            tile_firsts=firsts,
+            scale=heads.scale,
+            softcap=heads.softcap,
+        )
+        return Step(struct, kept)
+
+    def add_norm(self, residual: Tensor, delta: Tensor | None, norm: Norm) -> Tensor:
+        """See Kernels.add_norm."""
+        out = torch.empty_like(residual)
+        self._of("add_norm", residual)(
+            out.data_ptr(),
+            residual.data_ptr(),
+            None if delta is None else delta.data_ptr(),
+            norm.weight.data_ptr(),
+            *residual.shape,
+            norm.eps,
+            norm.plain,
+        )
+        return out
+
+    def gated(self, x: Tensor, activation: str) -> Tensor:
+        """See Kernels.gated."""
+        tokens, size = len(x), x.shape[1] // 2
+        out = x.new_empty(tokens, size)
+        gelu = activation != "silu"
+        self._of("gated", x)(out.data_ptr(), x.data_ptr(), tokens, size, gelu)
+        return out
+
+    def attend(self, step: Step, qkv: Tensor, *, attention: Attention, cache: LayerCache) -> Tensor:
+        """See Kernels.attend."""
+        heads = attention.heads
+        out = qkv.new_empty(len(qkv), heads.heads * heads.dim)
+        query, key = attention.query_norm, attention.key_norm
+        if query is not None:
+            step.struct.eps, step.struct.plain = query.eps, query.plain
+        self._of("attend", qkv)(
+            byref(step.struct),
+            qkv.data_ptr(),
+            out.data_ptr(),
+            cache.keys.data_ptr(),
+            cache.values.data_ptr(),
+            None if query is None else query.weight.data_ptr(),
+            None if key is None else key.weight.data_ptr(),
+            attention.cos.data_ptr(),
+            attention.sin.data_ptr(),
+            attention.window,
+        )
+        return out
+
+    def _of(self, name: str, x: Tensor) -> Any:
+        return getattr(self._library, f"{PREFIXES[x.dtype]}_{name}")
+
+
+def _compiled() -> ctypes.CDLL:
+    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
+    if compiler is None:
+        raise NoCompiler("There is no C compiler on the PATH.")
+    with tempfile.TemporaryDirectory(prefix="gptqueue-") as folder:
+        target = Path(folder) / "kernels.so"
+        command = [compiler, *FLAGS, str(SOURCE), "-o", str(target), "-lm"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise NoCompiler(f"{compiler} cannot compile the kernels: {done.stderr[:500]}")
+        library = ctypes.CDLL(str(target))
+    _declare(library)
+    return library
+
+
+def _declare(library: ctypes.CDLL) -> None:
+    """Tell ctypes the types, so that a wrong call fails instead of writing anywhere."""
+    pointer = c_void_p
+    library.tile.argtypes = [pointer, c_long, pointer, pointer]
+    library.tile.restype = c_long
+    kinds = {
+        "add_norm": [*[pointer] * 4, c_long, c_long, c_float, ctypes.c_int],
+        "gated": [pointer, pointer, c_long, c_long, ctypes.c_int],
+        "attend": [POINTER(_Step), *[pointer] * 8, c_long],
+    }
+    for prefix in PREFIXES.values():
+        for name, types in kinds.items():
+            function = getattr(library, f"{prefix}_{name}")
+            function.argtypes, function.restype = types, None

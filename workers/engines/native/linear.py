@@ -1,0 +1,152 @@
+"""Matrix products: several projections of the same input as one, by the kernel that is fastest.
+
+On the CPU a 4 bit matrix exists twice, where memory allows: few rows are bound by reading weights,
+so 4 bit wins; many are bound by arithmetic, where bfloat16 wins.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+# Up to so many rows the 4 bit kernel is faster (measured: docs/engine.md).
+FEW_ROWS = 8
+
+
+class Linear(Protocol):
+    """``x @ weight.T + bias``."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(rows, in) to (rows, out), of the same dtype."""
+
+
+class Dense:
+    """A matrix as it is."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        """``weight`` (out, in), ``bias`` (out,)."""
+        self._weight, self._bias = weight, bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """See Linear."""
+        return linear(x, self._weight, self._bias)
+
+
+class Packed:
+    """A bfloat16 matrix on the CPU, once brought into the order that oneDNN reads it in."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        """``weight`` (out, in), ``bias`` (out,)."""
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, 2 * FEW_ROWS)
+        self._bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """See Linear."""
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(
+            x, self._weight, self._bias, "none", [], ""
+        )
+        return product
+
+
+class FourBit:
+    """A GPTQ matrix on the CPU: 4 bit codes for few rows, and dense for many."""
+
+    def __init__(
+        self,
+        codes: Tensor,
+        scales: Tensor,
+        *,
+        group: int,
+        bias: Tensor | None,
+        many: Linear | None,
+    ) -> None:
+        """``codes`` and ``scales`` as PyTorch's int4 kernel packs them; ``group`` is how many
+        weights share a scale; ``many`` None: always 4 bit.
+        """
+        self._codes, self._scales, self._group = codes, scales, group
+        self._bias = bias
+        self._many = many
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """See Linear."""
+        if self._many is not None and len(x) > FEW_ROWS:
+            return self._many(x)
+        product: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
+            x, self._codes, self._group, self._scales
+        )
+        return product if self._bias is None else product.add_(self._bias)
+
+
+class Beside:
+    """Projections that stay apart, because their kernel packs each on its own."""
+
+    def __init__(self, modules: Sequence[Any]) -> None:
+        self._modules = modules
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """See Linear."""
+        if len(self._modules) == 1:
+            return self._modules[0](x)  # type: ignore[no-any-return]
+        return torch.cat([module(x) for module in self._modules], dim=-1)
+
+
+def fused(*modules: Any, dense: bool = True) -> Linear:
+    """One Linear for modules with the same input, outputs side by side.
+
+    The modules are torch's or gptqmodel's; their weights may be freed afterwards. ``dense`` says
+    whether there is memory for 4 bit matrices in bfloat16, too.
+    """
+    if all(isinstance(module, torch.nn.Linear) for module in modules):
+        return of_weight(torch.cat([module.weight for module in modules]), _bias(modules))
+    if modules[0].qweight.device.type != "cpu":
+        return Beside(modules)
+    weight = torch.cat([module.dequantize_weight().T for module in modules]).to(torch.bfloat16)
+    bias = _bias(modules)
+    if not all(map(_four_bit, modules)):
+        return of_weight(weight, bias)
+    packed = [_packed(module) for module in modules]
+    scales = torch.cat([scales for _, scales in packed], dim=1).contiguous()
+    codes = torch.cat([codes for codes, _ in packed])
+    many = of_weight(weight, bias) if dense and _bfloat16_is_fast() else None
+    codes = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)
+    return FourBit(codes, scales, group=modules[0].group_size, bias=bias, many=many)
+
+
+def of_weight(weight: Tensor, bias: Tensor | None) -> Linear:
+    """The Linear for a matrix (out, in) and bias (out,)."""
+    if weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and _bfloat16_is_fast():
+        return Packed(weight, bias)
+    return Dense(weight, bias)
+
+
+def _bfloat16_is_fast() -> bool:
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _bias(modules: Sequence[Any]) -> Tensor | None:
+    biases = [module.bias for module in modules if getattr(module, "bias", None) is not None]
+    return torch.cat(biases) if biases else None
+
+
+def _four_bit(module: Any) -> bool:
+    """Whether PyTorch's int4 kernel takes this matrix as it is: its columns are in order."""
+    groups = torch.arange(module.in_features) // max(module.group_size, 1)
+    in_order = torch.equal(module.g_idx.long(), groups)
+    return module.bits == 4 and module.group_size in (16, 32, 64, 128) and in_order
+
+
+def _packed(module: Any) -> tuple[Tensor, Tensor]:
+    """The codes (out, in) int32, and scales with offsets (groups, out, 2) bfloat16.
+
+    PyTorch's kernel computes ``scale * (code - 8) + offset``; GPTQ means ``scale * (code - zero)``.
+    """
+    shifts = torch.arange(0, 32, 4, dtype=torch.int32)
+    codes = (module.qweight.unsqueeze(1) >> shifts.view(1, 8, 1)) & 15
+    zeros = (module.qzeros.unsqueeze(2) >> shifts.view(1, 1, 8)) & 15
+    scales = module.scales.to(torch.bfloat16)
+    zeros = zeros.reshape(len(scales), -1)[:, : scales.shape[1]]
+    offsets = (8 - zeros).to(torch.bfloat16) * scales
+    weight = codes.reshape(-1, codes.shape[-1])[: module.in_features].T
+    return weight.to(torch.int32), torch.stack([scales, offsets], dim=-1)

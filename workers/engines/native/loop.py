@@ -1,0 +1,212 @@
+"""The loop of the engine: schedule, run, choose, tell."""
+
+import time
+from typing import Protocol
+
+import numpy as np
+import structlog
+import torch
+from torch import Tensor
+
+from workers.engines.base import FinishReason, Stats
+from workers.engines.native.batch import Batch
+from workers.engines.native.blocks import Blocks
+from workers.engines.native.scheduler import Scheduler
+from workers.engines.native.slots import Slots
+from workers.engines.native.telling import Telling
+from workers.engines.native.wire import End, Ids, Job, Progress
+from workers.engines.sampling import Chosen, Sampler
+
+OUT_OF_MEMORY = "The engine ran out of memory while it ran this job."
+NOT_A_NUMBER = "The model's output is not a number."
+
+log = structlog.get_logger(__name__)
+
+
+class Runner(Protocol):
+    """A model with its KV memory."""
+
+    vocabulary: int
+    device: torch.device
+    block_size: int  # tokens
+    block_count: int
+
+    def run(self, batch: Batch) -> Tensor:
+        """One forward pass; the logits of ``batch.wanted``, of the shape (W, vocabulary)."""
+
+
+class Loop:
+    """Decodes many requests together; one thread calls it."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        *,
+        slots: int,
+        context_length: int,
+        budget: int,
+        end_tokens: frozenset[int],
+    ) -> None:
+        """``context_length`` and ``budget``, the most new tokens of a step, are in tokens."""
+        self._runner = runner
+        blocks = Blocks(runner.block_count, runner.block_size)
+        self.kv_tokens = min(context_length, blocks.count * blocks.size)
+        width = blocks.blocks_for(context_length)
+        self._slots = Slots(slots, context_length, table_width=width)
+        self._scheduler = Scheduler(self._slots, blocks, budget=budget)
+        self._sampler = Sampler(slots, runner.vocabulary, runner.device)
+        self._end_tokens = np.array(sorted(end_tokens), np.int32)
+        self._telling = Telling(self._slots)
+        self._slot_of: dict[int, int] = {}  # by key
+        self._stops: dict[int, tuple[int, ...]] = {}  # by slot
+        self._interrupted: dict[int, FinishReason] = {}  # by key, to end before the next step
+        self._arrived: dict[int, float] = {}  # waiting ones by key, monotonic seconds
+        self._earliest = float("inf")  # deadline among those that wait
+        self._steps = self._generated = self._prefilled = self._started = 0
+        self._step_seconds = self._queue_seconds = 0.0
+
+    @property
+    def busy(self) -> bool:
+        """Whether anybody waits or runs."""
+        return bool(self._slot_of or self._scheduler.waiting)
+
+    def submit(self, job: Job) -> None:
+        """Queue a request, whose prompt and answer together are at most ``kv_tokens``."""
+        self._scheduler.waiting[job.key] = job
+        self._arrived[job.key] = time.monotonic()
+        if job.deadline is not None:
+            self._earliest = min(self._earliest, job.deadline)
+
+    def cancel(self, key: int, reason: FinishReason) -> None:
+        """End a request before the next step; one that is over is ignored."""
+        if key in self._slot_of or key in self._scheduler.waiting:
+            self._interrupted[key] = reason
+
+    @torch.inference_mode()
+    def step(self) -> Progress:
+        """One forward pass, if anybody runs; what is new since the last."""
+        self._end_interrupted()
+        batch, admitted = self._scheduler.schedule()
+        self._welcome(admitted)
+        if batch is not None:
+            started = time.monotonic()
+            self._take_step(batch)
+            self._steps += 1
+            self._step_seconds += time.monotonic() - started
+        return self._telling.progress(self._scheduler.running)
+
+    def stats(self) -> Stats:
+        """What the loop is doing now."""
+        scheduler = self._scheduler
+        size = scheduler.blocks.size
+        return Stats(
+            running=len(self._slot_of),
+            waiting=len(scheduler.waiting),
+            steps=self._steps,
+            generated_tokens=self._generated,
+            prefill_tokens=self._prefilled,
+            preemptions=scheduler.preemptions,
+            kv_used=scheduler.blocks.used * size,
+            kv_total=scheduler.blocks.count * size,
+            step_seconds=self._step_seconds,
+            queue_seconds=self._queue_seconds,
+            started=self._started,
+        )
+
+    def _end_interrupted(self) -> None:
+        now = time.monotonic()
+        reasons = self._interrupted
+        self._interrupted = {}
+        taken = np.fromiter(self._slot_of.values(), np.int32, len(self._slot_of))
+        for slot in self._slots.past_deadline(taken, now).tolist():
+            reasons.setdefault(int(self._slots.keys[slot]), FinishReason.DEADLINE)
+        if now >= self._earliest:
+            reasons = {**dict.fromkeys(self._late(now), FinishReason.DEADLINE), **reasons}
+        for key, reason in reasons.items():
+            if key in self._scheduler.waiting:
+                self._forget_waiting(key)
+                self._telling.end_unseen(End(key, reason, prefilled=False))
+            else:
+                self._end([self._slot_of[key]], reason)
+
+    def _late(self, now: float) -> list[int]:
+        """Who waits past its deadline; and when to look next."""
+        waiting = self._scheduler.waiting.values()
+        timed = [(job.deadline, job.key) for job in waiting if job.deadline is not None]
+        self._earliest = min((at for at, _ in timed if at > now), default=float("inf"))
+        return [key for at, key in timed if at <= now]
+
+    def _forget_waiting(self, key: int) -> None:
+        del self._scheduler.waiting[key], self._arrived[key]
+
+    def _welcome(self, admitted: list[tuple[int, Job]]) -> None:
+        now = time.monotonic()
+        for slot, job in admitted:
+            self._slot_of[job.key] = slot
+            self._sampler.admit(slot, job.sampling, job.prompt)
+            if job.sampling.stop_token_ids:
+                self._stops[slot] = job.sampling.stop_token_ids
+            self._queue_seconds += now - self._arrived.pop(job.key)
+            self._started += 1
+
+    def _take_step(self, batch: Batch) -> None:
+        try:
+            logits = self._runner.run(batch)
+        except (torch.OutOfMemoryError, MemoryError):
+            self._make_room(batch)
+            return
+        state, slots = self._slots, batch.wanted_slots
+        decoding = (np.diff(batch.starts) == 1) & state.begun[batch.slots]
+        self._prefilled += len(batch.tokens) - int(decoding.sum())
+        state.begun[batch.slots] = True
+        self._scheduler.computed(batch)
+        positions = state.length[slots] - state.prompt[slots]
+        self._accept(slots, self._sampler.choose(logits, slots, positions))
+
+    def _make_room(self, batch: Batch) -> None:
+        """There was no memory for this pass: from now on they are half as large."""
+        rows, tokens = len(batch.slots), len(batch.tokens)
+        log.warning("engine.out_of_memory", rows=rows, tokens=tokens)
+        if tokens == 1:
+            self._fail(batch.slots, OUT_OF_MEMORY)
+            return
+        self._scheduler.budget = max(tokens // 2, 1)
+        if tokens == rows:
+            self._scheduler.most_rows = rows // 2
+            for slot in batch.slots[rows // 2 :][::-1].tolist():
+                self._scheduler.preempt(slot)
+
+    def _accept(self, slots: Ids, chosen: Chosen) -> None:
+        """Give each of ``slots`` (rows,) its next token, and let those that are done leave."""
+        tokens = chosen.tokens
+        broken = tokens < 0
+        over = np.isin(tokens, self._end_tokens)
+        for row, slot in enumerate(slots.tolist() if self._stops else ()):
+            over[row] |= int(tokens[row]) in self._stops.get(slot, ())
+        going = ~(broken | over)
+        self._slots.append(slots[going], tokens[going])
+        self._generated += int(going.sum())
+        for row, logprobs in chosen.logprobs.items():
+            if going[row]:
+                self._telling.logprobs(int(slots[row]), logprobs)
+        full = going & (self._slots.length[slots] >= self._slots.end[slots])
+        self._end(slots[over].tolist(), FinishReason.STOP)
+        self._end(slots[full].tolist(), FinishReason.LENGTH)
+        self._fail(slots[broken], NOT_A_NUMBER)
+
+    def _end(self, slots: list[int], reason: FinishReason) -> None:
+        for slot in slots:
+            begun = bool(self._slots.begun[slot])
+            self._leave(slot, End(int(self._slots.keys[slot]), reason, prefilled=begun))
+
+    def _fail(self, slots: Ids, message: str) -> None:
+        for slot in slots.tolist():
+            end = End(int(self._slots.keys[slot]), None, prefilled=True, error=message)
+            self._leave(slot, end)
+
+    def _leave(self, slot: int, end: End) -> None:
+        del self._slot_of[end.key]
+        self._stops.pop(slot, None)
+        self._sampler.release(slot)
+        self._telling.end(slot, end)
+        self._scheduler.leave(slot)

@@ -1,0 +1,38 @@
+"""A model with its KV memory, as the loop drives it."""
+
+import torch
+from torch import Tensor
+
+from workers.engines.native.batch import Batch
+from workers.engines.native.models.llama import Llama
+
+
+class ModelRunner:
+    """Runs the lean forward of a model."""
+
+    def __init__(self, model: Llama, *, blocks: int) -> None:
+        """``blocks`` is how many blocks of KV memory to make."""
+        self._model = model
+        self.vocabulary = model.vocabulary
+        self.device: torch.device = model.device
+        self.block_size = model.kernels.block_size
+        self.block_count = blocks
+        model.allocate(blocks)
+
+    def run(self, batch: Batch) -> Tensor:
+        """The logits (W, vocabulary) of ``batch.wanted``."""
+        return self._model.forward(batch)
+
+
+class IdleRunner:
+    """A model that does nothing, to measure the loop alone: every token is ``token``."""
+
+    def __init__(self, *, block_count: int, block_size: int = 16, token: int = 1) -> None:
+        self.vocabulary = 8
+        self.device = torch.device("cpu")
+        self.block_size, self.block_count = block_size, block_count
+        self._row = torch.nn.functional.one_hot(torch.tensor([token]), self.vocabulary).float()
+
+    def run(self, batch: Batch) -> Tensor:
+        """Logits (W, 8) that name one token."""
+        return self._row.repeat(len(batch.wanted), 1)
