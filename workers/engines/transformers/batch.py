@@ -29,7 +29,8 @@ class Forward:
         """Run the new columns ``ids`` (rows, new) behind what ``cache`` holds.
 
         ``lengths`` counts each row's tokens, the new ones included; what a row has less than the
-        widest is padding on its left. Returns float32 logits of the shape (rows, vocabulary).
+        widest is padding on its left. Returns logits of the shape (rows, vocabulary), of the
+        model's own floating type.
         """
         new = len(ids[0])
         width = cache.get_seq_length() + new
@@ -46,7 +47,7 @@ class Forward:
             use_cache=True,
             **{name: self._moved(value) for name, value in inputs.items() if name in self._known},
         )
-        logits: Tensor = outputs.logits[:, -1].float()
+        logits: Tensor = outputs.logits[:, -1]
         return logits
 
     def _moved(self, value: Tensor | int) -> Tensor | int:

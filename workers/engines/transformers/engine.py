@@ -1,19 +1,23 @@
 """The loop that decodes many requests together."""
 
 import threading
+import time
 from collections import deque
 from concurrent.futures import Future
 from typing import Any
 
+import numpy as np
 import structlog
 import torch
 
 from app.errors import EngineClosed, EngineFailed, GPTQueueError
-from workers.engines.base import FinishReason, Generation, Request, Stats
+from workers.engines.base import FinishReason, Generation, Publisher, Request, Stats
+from workers.engines.logprobs import TokenTexts
+from workers.engines.native.wire import Logprobs
+from workers.engines.prompts import Prompts
+from workers.engines.sampling import Sampler
 from workers.engines.transformers.batch import Batch, Forward
-from workers.engines.transformers.prompts import Prompts
 from workers.engines.transformers.row import Row
-from workers.engines.transformers.sampling import choose
 
 # At most so many padded prompt tokens run between two steps, unless a single prompt is longer:
 # it bounds the memory of a prefill and how long the rows that decode already have to wait.
@@ -25,13 +29,27 @@ log = structlog.get_logger()
 class TransformersEngine:
     """Engine (see base) over a loaded transformers model; one thread runs every forward pass."""
 
-    def __init__(self, *, model: Any, tokenizer: Any, context_length: int, slots: int) -> None:
-        """``context_length`` is in tokens; ``slots`` is how many rows decode together at most."""
+    def __init__(
+        self,
+        *,
+        model: Any,
+        tokenizer: Any,
+        context_length: int,
+        slots: int,
+        publish: Publisher | None = None,
+    ) -> None:
+        """``context_length`` is in tokens; ``slots`` is how many rows decode together at most;
+        ``publish`` is told the text of streaming requests as it grows.
+        """
         self.slots = slots
+        self._publish = publish
         self._tokenizer = tokenizer
         self._forward = Forward(model)
         self._prompts = Prompts(tokenizer, context_length)
         self._end_tokens = end_tokens(model, tokenizer)
+        self._texts = TokenTexts(tokenizer)
+        self._sampler = Sampler(slots, model.config.get_text_config().vocab_size, model.device)
+        self._free = list(range(slots))
         self._batch = Batch(self._forward)
         self._waiting: deque[Row] = deque()
         self._rows: dict[str, Row] = {}
@@ -114,8 +132,7 @@ class TransformersEngine:
         with self._changed:
             rows = list(self._rows.values())
         ended = {row: reason for row in rows if (reason := row.interruption())}
-        for row, reason in ended.items():
-            self._finish(row, reason)
+        self._finish(ended, going=[])
         self._batch.keep([row for row in self._batch.rows if row not in ended])
 
     def _admit(self) -> None:
@@ -124,6 +141,9 @@ class TransformersEngine:
             return
         joining = Batch(self._forward)
         try:
+            for row in newcomers:
+                row.slot = self._free.pop()
+                self._sampler.admit(row.slot, row.request.sampling, np.array(row.prompt, np.int32))
             self._advance(joining, joining.prefill(newcomers))
             self._batch.merge(joining)
         except Exception as error:
@@ -156,26 +176,48 @@ class TransformersEngine:
     def _advance(self, batch: Batch, logits: torch.Tensor) -> None:
         """Give every row its next token, and let those that are done leave."""
         self._steps += 1
-        staying = []
-        tokens = choose(logits, [row.sampler for row in batch.rows])
-        for row, token in zip(batch.rows, tokens, strict=True):
-            if token is None:
+        slots = np.array([row.slot for row in batch.rows], np.int32)
+        positions = np.array([len(row.tokens) for row in batch.rows], np.int32)
+        chosen = self._sampler.choose(logits, slots, positions)
+        staying, ended = [], {}
+        for place, (row, token) in enumerate(zip(batch.rows, chosen.tokens.tolist(), strict=True)):
+            if token < 0:
                 self._fail([row], EngineFailed("The model's output is not a number."))
-            elif reason := self._accept(row, token):
-                self._finish(row, reason)
+            elif reason := self._accept(row, token, chosen.logprobs.get(place)):
+                ended[row] = reason
             else:
                 staying.append(row)
+        self._finish(ended, going=staying)
         batch.keep(staying)
 
-    def _accept(self, row: Row, token: int) -> FinishReason | None:
+    def _accept(self, row: Row, token: int, logprobs: Logprobs | None) -> FinishReason | None:
         before = len(row.tokens)
         reason = row.accept(token, self._end_tokens)
         self._generated += len(row.tokens) - before
+        if logprobs and len(row.tokens) > before:
+            row.note(logprobs, self._texts)
         return reason
 
-    def _finish(self, row: Row, reason: FinishReason) -> None:
-        self._forget(row)
-        row.finish(reason)
+    def _finish(self, ended: dict[Row, FinishReason], *, going: list[Row]) -> None:
+        """Tell new text, of those that go on as well, and then hand over what is done."""
+        self._tell(going, list(ended))
+        for row, reason in ended.items():
+            self._forget(row)
+            row.finish(reason)
+
+    def _tell(self, going: list[Row], ended: list[Row]) -> None:
+        if self._publish is None:
+            return
+        now = time.monotonic()
+        told = [row.delta(now) for row in going if row.request.stream]
+        told += [row.last_delta() for row in ended if row.request.stream]
+        deltas = [delta for delta in told if delta]
+        try:
+            if deltas:
+                self._publish(deltas)
+        except Exception as error:
+            # Who reads along must not be able to stop the engine.
+            log.error("engine.publisher_failed", exc_info=error)
 
     def _fail(self, rows: list[Row], error: EngineFailed) -> None:
         for row in rows:
@@ -189,6 +231,10 @@ class TransformersEngine:
                 del self._rows[row.request.id]
             if not row.started and row in self._waiting:
                 self._waiting.remove(row)
+        if row.slot is not None:
+            self._sampler.release(row.slot)
+            self._free.append(row.slot)
+            row.slot = None
 
     def _forward_failed(self, rows: list[Row], error: Exception) -> None:
         # The library's own words go to the log alone: the customer can do nothing with them.
