@@ -135,7 +135,19 @@ class EngineClosed(EngineFailed):
     code = "engine_closed"
 
 
+class EngineLost(EngineFailed):
+    """The engine died while it worked on this job; the job is started again."""
+
+    code = "engine_lost"
+
+
 class ModelLoadFailed(GPTQueueError):
     """The model could not be loaded."""
 
     code, status = "model_load_failed", 500
+
+
+class UnknownArchitecture(ModelLoadFailed):
+    """The native engine does not know this kind of model; another engine may."""
+
+    code = "unknown_architecture"

@@ -64,7 +64,9 @@ ELSEWHERE = {
     "lease_lost",
     "engine_closed",
     "engine_failed",
+    "engine_lost",
     "model_load_failed",
+    "unknown_architecture",
 }
 
 

@@ -146,12 +146,16 @@ class Engine(Protocol):
         """Queue a request; returns at once.
 
         The future ends with a Generation (also when cancelled or past its deadline), or raises
-        ContextLengthExceeded, InvalidRequest (the chat template refuses it), EngineFailed or
-        EngineClosed (all in app.errors). One request's failure fails no other.
+        ContextLengthExceeded, InvalidRequest (the chat template refuses it), EngineFailed,
+        EngineLost (the engine died in the middle of it, perhaps by it) or EngineClosed (all in
+        app.errors). One request's failure fails no other.
         """
 
     def cancel(self, request_id: str) -> None:
         """End a request between two steps; unknown or finished ids are ignored."""
+
+    def ready(self) -> bool:
+        """Whether it can work now; raises EngineClosed if it never will again."""
 
     def stats(self) -> Stats:
         """What the engine is doing now."""

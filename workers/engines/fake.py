@@ -116,6 +116,12 @@ class FakeEngine:
             self._resolve(job, FinishReason.CANCELLED)
             self._turn()
 
+    def ready(self) -> bool:
+        """Whether it can work now; see Engine.ready."""
+        if self._closed:
+            raise EngineClosed
+        return True
+
     def stats(self) -> Stats:
         """What the engine is doing now; every token counts as a step of its own."""
         with self._changed:

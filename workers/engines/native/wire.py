@@ -5,6 +5,7 @@ Only token ids travel, in batches: text is made in the worker's process. A reque
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from workers.engines.base import FinishReason, Sampling, Stats
 
 Ids = NDArray[np.int32]
+
+CRASHED = 70  # the engine's exit code after an error in its loop (EX_SOFTWARE of sysexits.h)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,18 @@ class Job:
     sampling: Sampling
     deadline: float | None = None
     every: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """To the engine, first of all: what makes its loop.
+
+    ``factory`` names a function that returns the loop, as ``package.module:function``;
+    ``arguments`` are passed to it by keyword.
+    """
+
+    factory: str
+    arguments: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +122,9 @@ class Progress:
     """From the engine, at most once per step: new tokens, and who is done.
 
     ``keys`` (groups,) names who has new tokens, ``counts`` (groups,) how many, ``tokens``
-    (sum of counts,) which, group after group. ``ends`` come after their last tokens.
+    (sum of counts,) which, group after group. ``ends`` come after their last tokens. ``taken`` is
+    the highest key that the loop had before its next step: only those up to it can be what kills
+    the process in that step.
     """
 
     keys: NDArray[np.int64]
@@ -116,3 +133,4 @@ class Progress:
     ends: list[End] = field(default_factory=list)
     logprobs: dict[int, Logprobs] = field(default_factory=dict)
     stats: Stats | None = None
+    taken: int = 0

@@ -10,7 +10,7 @@ import numpy as np
 import structlog
 import torch
 
-from app.errors import EngineClosed, EngineFailed, GPTQueueError
+from app.errors import EngineClosed, EngineFailed, EngineLost, GPTQueueError
 from workers.engines.base import FinishReason, Generation, Publisher, Request, Stats
 from workers.engines.logprobs import TokenTexts
 from workers.engines.native.wire import Logprobs
@@ -84,6 +84,12 @@ class TransformersEngine:
             if row := self._rows.get(request_id):
                 row.cancelled = True
 
+    def ready(self) -> bool:
+        """Whether it can work now; see Engine.ready."""
+        if self._closed:
+            raise EngineClosed
+        return True
+
     def stats(self) -> Stats:
         """What the engine is doing now."""
         with self._changed:
@@ -119,9 +125,10 @@ class TransformersEngine:
     def _abandon(self) -> None:
         # Also after a bug of ours: nobody may wait for a thread that is gone.
         with self._changed:
-            self._closed = True
+            asked, self._closed = self._closed, True
             rows = list(self._rows.values())
-        self._fail(rows, EngineClosed())
+        for row in rows:
+            self._fail([row], EngineClosed() if asked or not row.started else EngineLost())
 
     def _work_arrives(self) -> bool:
         with self._changed:
