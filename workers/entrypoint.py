@@ -59,7 +59,7 @@ def _stop(**_: Any) -> None:
 @app.task(name=GENERATE_TASK, bind=True)
 def _generate(task: Task, job_id: str) -> None:
     serving = process.servings[task.request.delivery_info["routing_key"]]
-    if process.grace.begun:
+    if process.grace.begun or not process.wait_until_ready(serving):
         process.broker.enqueue_jobs([(serving.identity.model, UUID(job_id))])  # for the others
         return
     generate.generate(process, serving)

@@ -5,14 +5,16 @@ because what is claimed is whatever queued job of the model comes first.
 """
 
 import time
+from collections.abc import Callable
 
 import structlog
 
 from app.billing.prices import Usage
-from app.errors import DatabaseUnavailable, EngineClosed, GPTQueueError, LeaseLost
+from app.errors import DatabaseUnavailable, EngineClosed, EngineLost, GPTQueueError, LeaseLost
 from app.jobs import finish
 from app.jobs.claim import Claimed
-from app.jobs.transition import End
+from app.jobs.states import Outcome
+from app.jobs.transition import End, Lease
 from app.logs import frames
 from workers.engines.base import Generation
 from workers.process import Process
@@ -38,23 +40,26 @@ def generate(process: Process, serving: Serving) -> None:
         ),
         serving.heartbeat.keeping(claimed.lease),
     ):
-        end = _run(serving, claimed)
-        if end is not None:
-            _finish(process, claimed, end)
-        elif serving.closed:
-            _hand_back(process, claimed)
+        try:
+            end = _run(serving, claimed)
+        except EngineLost as error:
+            # The job may be what killed the engine; so this counts towards max_attempts.
+            _give_back(claimed, process.lose, outcome=Outcome.LOST, reason=error.message)
+        except EngineClosed as error:
+            _give_back(
+                claimed, process.hand_back, outcome=Outcome.HANDED_BACK, reason=error.message
+            )
         else:
-            # The job may be what killed the engine. So it counts as lost, when its lease runs out.
-            log.warning("job_left_behind")
+            _finish(process, claimed, end)
 
 
-def _run(serving: Serving, claimed: Claimed) -> End | None:
-    """How the job is to end; None when it is left to another worker."""
+def _run(serving: Serving, claimed: Claimed) -> End:
+    """How the job is to end; raises EngineLost or EngineClosed when others are to take it."""
     log.info("job_started", attempt=claimed.lease.attempt, model=serving.identity.model)
     try:
         return _succeeded(claimed, serving.run(claimed))
-    except EngineClosed:
-        return None
+    except (EngineLost, EngineClosed):
+        raise
     except GPTQueueError as error:
         return _failed(claimed, error)
     except Exception as error:
@@ -97,12 +102,14 @@ def _finish(process: Process, claimed: Claimed, end: End) -> None:
         _write(process, _crashed(claimed, error))
 
 
-def _hand_back(process: Process, claimed: Claimed) -> None:
+def _give_back(
+    claimed: Claimed, give: Callable[[Lease], None], *, outcome: Outcome, reason: str
+) -> None:
     try:
-        process.hand_back(claimed.lease)
-        log.info("job_handed_back")
+        give(claimed.lease)
+        log.info("job_given_back", outcome=outcome, reason=reason)
     except DatabaseUnavailable:
-        log.warning("job_left_behind")  # nobody waits for a worker that is to stop
+        log.warning("job_left_behind")  # its lease runs out, and the sweep takes it back
 
 
 def _write(process: Process, end: End) -> None:

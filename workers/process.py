@@ -1,5 +1,6 @@
 """What one worker process is made of; composed once, when Celery starts it."""
 
+import time
 from collections.abc import Collection, Sequence
 
 import structlog
@@ -11,7 +12,8 @@ from app.errors import GPTQueueError, LeaseLost, ModelLoadFailed
 from app.group import Group
 from app.jobs import finish
 from app.jobs.ending import Ended
-from app.jobs.handback import hand_back
+from app.jobs.handback import HandedBack, hand_back
+from app.jobs.rescue import lose
 from app.jobs.transition import End, Lease
 from app.queues import GENERATE_PREFIX, Broker
 from workers.deliver import Courier
@@ -19,6 +21,10 @@ from workers.grace import Grace
 from workers.serving import Identity, Serving
 
 log = structlog.get_logger(__name__)
+
+# So long a message waits for an engine that is being restarted, before others may have it.
+_RESTART_SECONDS = 30.0
+_LOOK_SECONDS = 0.1
 
 
 class Process:
@@ -32,6 +38,7 @@ class Process:
         self.grace = Grace(settings.shutdown_grace_seconds, over=self.close)
         self._finishes: Group[End, Ended] = Group(self._finish)
         self._hand_backs: Group[Lease, None] = Group(self._hand_back)
+        self._losses: Group[Lease, None] = Group(self._lose)
         self.courier = Courier(settings, database)
 
     def serve(self, queues: list[str], worker: str) -> None:
@@ -68,9 +75,38 @@ class Process:
     def _hand_back(self, leases: Sequence[Lease]) -> list[None]:
         with self.database.transaction() as session:
             answer = hand_back(session, leases, base_url=self.settings.public_url)
+        return self._pass_on(answer, len(leases))
+
+    def lose(self, lease: Lease) -> None:
+        """Say that the engine died under a job, which others may try; raises DatabaseUnavailable.
+
+        It ends as failed when that was its last attempt.
+        """
+        self._losses.do(lease)
+
+    def _lose(self, leases: Sequence[Lease]) -> list[None]:
+        with self.database.transaction() as session:
+            answer = lose(
+                session,
+                leases,
+                max_attempts=self.settings.max_attempts,
+                base_url=self.settings.public_url,
+            )
+        return self._pass_on(answer, len(leases))
+
+    def _pass_on(self, answer: HandedBack, count: int) -> list[None]:
         self.broker.enqueue_jobs(answer.waiting)
         self.tell(answer.ended)
-        return [None] * len(leases)
+        return [None] * count
+
+    def wait_until_ready(self, serving: Serving) -> bool:
+        """Whether its engine can take a job; waits a while for one that is being restarted."""
+        give_up = time.monotonic() + _RESTART_SECONDS
+        while not serving.ready():
+            if self.grace.begun or serving.closed or time.monotonic() > give_up:
+                return False
+            time.sleep(_LOOK_SECONDS)
+        return True
 
     def tell(self, ended: Collection[Ended]) -> None:
         """After the commit: wake who waits for these jobs, and send their webhooks."""

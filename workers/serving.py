@@ -10,7 +10,7 @@ import structlog
 from app import catalog
 from app.config import Settings
 from app.db import Database
-from app.errors import EngineClosed, ModelLoadFailed
+from app.errors import EngineClosed, EngineLost, ModelLoadFailed
 from app.fleet import presence
 from app.fleet.tables import WorkerState
 from app.group import Group
@@ -69,7 +69,10 @@ class Serving:
 
     def close(self) -> None:
         """Stop the engine; what it was asked for raises EngineClosed, now and afterwards."""
-        self._state = WorkerState.STOPPED
+        if (
+            self._state is not WorkerState.FAILED
+        ):  # why it failed is what the operator wants to read
+            self._state = WorkerState.STOPPED
         if self._engine is not None:
             self._engine.close()
 
@@ -80,8 +83,24 @@ class Serving:
 
     @property
     def closed(self) -> bool:
-        """Whether it was us who stopped the engine; else it died by itself."""
-        return self._state is WorkerState.STOPPED
+        """Whether the engine was stopped, or died for good."""
+        return self._state in {WorkerState.STOPPED, WorkerState.FAILED}
+
+    def ready(self) -> bool:
+        """Whether the engine can take a job now. One that died for good stops this process."""
+        assert self._engine is not None
+        try:
+            return self._engine.ready()
+        except EngineClosed as error:
+            if self._state is WorkerState.READY:
+                self._stop_process(error)
+            return False
+
+    def _stop_process(self, died: EngineClosed) -> None:
+        # This process can do no more; its supervisor starts another.
+        self._state, self._error = WorkerState.FAILED, died.message
+        log.critical("engine_died", model=self.identity.model, error=died.message)
+        signal.raise_signal(signal.SIGTERM)
 
     def claim_next(self) -> Claimed | None:
         """The next job of this model, now ours, or None."""
@@ -100,15 +119,12 @@ class Serving:
         return [*claimed, *[None] * (len(callers) - len(claimed))]
 
     def run(self, claimed: Claimed) -> Generation:
-        """Generate and wait for it; raises ContextLengthExceeded, EngineFailed or EngineClosed."""
+        """Generate and wait for it; raises what Engine.submit says."""
         assert self._engine is not None
         try:
             return self._engine.submit(_request(claimed)).result()
-        except EngineClosed:
-            if self._state is WorkerState.READY:
-                # It died by itself. This process can do no more; its supervisor starts another.
-                log.critical("engine_died", model=self.identity.model)
-                signal.raise_signal(signal.SIGTERM)
+        except (EngineClosed, EngineLost):
+            self.ready()  # sees whether it died for good
             raise
 
     def _cancel(self, lease: Lease) -> None:

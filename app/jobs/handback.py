@@ -30,16 +30,16 @@ class HandedBack:
 
 def hand_back(session: Session, leases: Collection[Lease], *, base_url: str) -> HandedBack:
     """Give these jobs to other workers; those whose lease is lost are left alone."""
-    held = _held(session, leases)
-    unwanted = [job for job in held if job.cancel_requested_at is not None]
-    wanted = [job for job in held if job.cancel_requested_at is None]
+    jobs = held(session, leases)
+    unwanted = [job for job in jobs if job.cancel_requested_at is not None]
+    wanted = [job for job in jobs if job.cancel_requested_at is None]
     transition.requeue(session, [Lease(job.id, job.attempt) for job in wanted], Outcome.HANDED_BACK)
     ends = [_cancelled(job) for job in unwanted]
     ended = [each for each in ending.end(session, ends, base_url=base_url) if each]
     return HandedBack([(job.model, job.id) for job in wanted], ended)
 
 
-def _held(session: Session, leases: Collection[Lease]) -> Sequence[Job]:
+def held(session: Session, leases: Collection[Lease]) -> Sequence[Job]:
     """Those of the jobs that are still held, locked so that no cancel can come between."""
     pairs = [(lease.job_id, lease.attempt) for lease in leases]
     return session.scalars(

@@ -1,11 +1,12 @@
-"""running -> queued or failed, for jobs whose worker stopped renewing the lease.
+"""running -> queued or failed, for jobs whose worker stopped renewing the lease, or tells that its
+engine died under them.
 
 Lost attempts are never charged. A job that has lost its worker ``max_attempts`` times is failed;
 the count lives in the database, so no broker can forget it. A job whose cancel its dead worker
 never saw ends as cancelled.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
 from sqlalchemy import func, select
@@ -13,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from app.jobs import ending, transition
 from app.jobs.ending import Ended
+from app.jobs.handback import HandedBack, held
 from app.jobs.states import Outcome, Status
 from app.jobs.tables import Attempt, Job
 from app.jobs.transition import End, Lease
@@ -25,6 +27,23 @@ def rescue(
     lost = _lost(session, limit)
     if not lost:
         return None
+    return _take_back(session, lost, max_attempts=max_attempts, base_url=base_url).ended
+
+
+def lose(
+    session: Session, leases: Collection[Lease], *, max_attempts: int, base_url: str
+) -> HandedBack:
+    """Take back jobs whose engine died, at once: what their worker holds no more is left alone.
+
+    It is a loss, because one of them may be what killed the engine, and would kill every next one.
+    """
+    lost = held(session, leases)
+    return _take_back(session, lost, max_attempts=max_attempts, base_url=base_url)
+
+
+def _take_back(
+    session: Session, lost: Sequence[Job], *, max_attempts: int, base_url: str
+) -> HandedBack:
     losses = _losses(session, [job.id for job in lost])
     ends, again = [], []
     for job in lost:
@@ -33,9 +52,10 @@ def rescue(
         elif losses[job.id] >= max_attempts:
             ends.append(_buried(job, losses[job.id]))
         else:
-            again.append(Lease(job.id, job.attempt))
-    transition.requeue(session, again, Outcome.LOST)
-    return [each for each in ending.end(session, ends, base_url=base_url) if each]
+            again.append(job)
+    transition.requeue(session, [Lease(job.id, job.attempt) for job in again], Outcome.LOST)
+    ended = [each for each in ending.end(session, ends, base_url=base_url) if each]
+    return HandedBack([(job.model, job.id) for job in again], ended)
 
 
 def _lost(session: Session, limit: int) -> list[Job]:

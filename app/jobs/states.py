@@ -38,5 +38,5 @@ class Outcome(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     EXPIRED = "expired"
-    LOST = "lost"  # its worker stopped renewing the lease
+    LOST = "lost"  # its worker stopped renewing the lease, or its engine died
     HANDED_BACK = "handed_back"  # its worker was asked to stop, and gave the job to others

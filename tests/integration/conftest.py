@@ -16,12 +16,50 @@ from app.jobs.tables import Job
 from app.webhooks.tables import Delivery
 from scripts.stack import ports
 from tests.conftest import Customer
+from tests.integration import standin
+from workers.engines.native import wire
+from workers.engines.native.engine import NativeEngine
+from workers.engines.native.restarts import Patience
 from workers.process import Process
 
 Problem = Callable[[TestResponse, int, str], dict[str, Any]]
 Submit = Callable[..., TestResponse]
 PostText = Callable[..., TestResponse]
 Deliver = Callable[[], Delivery]
+Open = Callable[..., NativeEngine]
+
+RESTARTS_SOON = Patience(first_seconds=0.01, most_seconds=0.05)
+
+
+@pytest.fixture
+def open_engine() -> Iterator[Open]:
+    """Start an engine; what is not its own goes to the stand-in."""
+    engines = []
+
+    def start(
+        factory: str = "build",
+        *,
+        tokenizer: Any = None,
+        stall_seconds: float = 60,
+        patience: Patience = RESTARTS_SOON,
+        publish: Callable[..., None] = lambda deltas: None,
+        **how: Any,
+    ) -> NativeEngine:
+        engine = NativeEngine(
+            wire.Load(f"tests.integration.standin:{factory}", how),
+            tokenizer=tokenizer or standin.Characters(),
+            context_length=200_000,
+            slots=8,
+            stall_seconds=stall_seconds,
+            patience=patience,
+            publish=publish,
+        )
+        engines.append(engine)
+        return engine
+
+    yield start
+    for engine in engines:
+        engine.close()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from sqlalchemy import text
 
 from app.config import Settings
 from app.db import Database
+from app.jobs import rescue as rescue_module
 from app.jobs import transition
 from app.jobs.claim import claim
 from app.jobs.handback import HandedBack, hand_back
@@ -153,3 +154,48 @@ def test_a_cancelled_job_is_not_handed_to_another_worker_but_ends_and_is_free(
     assert outcomes(job) == ["handed_back"]
     balance = client.get("/api/v1/usage").get_json()["balance"]
     assert balance == {"available_micros": CREDIT_MICROS, "held_micros": 0}
+
+
+def lose_engine(database: Database, lease: Lease, max_attempts: int = 3) -> HandedBack:
+    with database.transaction() as session:
+        return rescue_module.lose(session, [lease], max_attempts=max_attempts, base_url=URL)
+
+
+def test_a_job_whose_engine_died_waits_for_another_at_once_and_ends_when_that_goes_on(
+    submit: Submit, look: Callable[[], dict[str, Any]], database: Database
+) -> None:
+    submit()
+    give_back(database, take(database))  # counts for nothing
+    for _ in range(2):
+        lease = take(database)
+        answer = lose_engine(database, lease)
+        assert (answer.waiting, answer.ended) == ([("fake", lease.job_id)], [])
+        assert (look()["status"], look()["charge"]["state"]) == ("queued", "held")
+    answer = lose_engine(database, take(database))
+    assert (answer.waiting, len(answer.ended)) == ([], 1)
+    job = look()
+    assert (job["status"], job["charge"]["state"]) == ("failed", "released")
+    assert job["error"]["code"] == "worker_lost"
+    assert outcomes(job) == ["handed_back", "lost", "lost", "lost"]
+
+
+def test_a_job_that_another_attempt_owns_cannot_be_lost_by_its_former_worker(
+    submit: Submit, look: Callable[[], dict[str, Any]], database: Database
+) -> None:
+    submit()
+    zombie = take(database)
+    lose(database, max_attempts=3)
+    take(database)
+    assert lose_engine(database, zombie) == HandedBack([], [])
+    assert (look()["status"], outcomes(look())) == ("running", ["lost", "running"])
+
+
+def test_a_cancelled_job_whose_engine_died_is_not_started_again(
+    submit: Submit, client: FlaskClient, look: Callable[[], dict[str, Any]], database: Database
+) -> None:
+    submit()
+    lease = take(database)
+    client.post(f"/api/v1/jobs/{lease.job_id}/cancel")
+    answer = lose_engine(database, lease)
+    assert (answer.waiting, [each.job_id for each in answer.ended]) == ([], [lease.job_id])
+    assert (look()["status"], outcomes(look())) == ("cancelled", ["lost"])

@@ -1,17 +1,25 @@
 """What a worker does when its engine, and not the job, is at fault."""
 
+import os
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from uuid import UUID
 
 import pytest
 from flask.testing import FlaskClient
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from app.db import Database
+from app.errors import EngineClosed
+from app.fleet.tables import Worker
 from app.jobs import finish
 from app.jobs.rescue import rescue
+from tests.integration.conftest import Open
+from tests.integration.standin import KILLS
+from workers.engines.native.engine import NativeEngine
+from workers.engines.native.restarts import Patience
 from workers.process import Process
 
 RUN_OUT = "UPDATE jobs SET lease_until = now() - interval '1 second' WHERE status = 'running'"
@@ -50,19 +58,87 @@ def test_a_lease_is_called_lost_when_its_job_was_taken_back_and_not_when_it_has_
     assert str(lost.job_id) in str(called_lost.msg)
 
 
-def test_a_worker_whose_engine_died_stops_itself_and_leaves_the_job_to_the_rescue(
-    client: FlaskClient, process: Process, work: Callable[[], None]
+@pytest.fixture
+def stopped() -> Iterator[list[int]]:
+    """The signals that this process sent itself to stop."""
+    signals: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
+    yield signals
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_worker_whose_engine_died_for_good_hands_the_job_back_stops_itself_and_says_why(
+    client: FlaskClient,
+    process: Process,
+    work: Callable[[], None],
+    database: Database,
+    stopped: list[int],
 ) -> None:
     job_id = submitted(client)
-    stopped = []
-    before = signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
-    try:
-        process.servings["generate.fake"]._engine.close()
-        work()
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert stopped == [True]
-    # A job that kills engines must run out of attempts, so this one does not count as handed back.
+    process.servings["generate.fake"]._engine.close()
+    work()
+    assert stopped == [signal.SIGTERM]
     job = client.get(f"/api/v1/jobs/{job_id}").json
-    assert (job["status"], job["charge"]["state"]) == ("running", "held")
-    assert [each["outcome"] for each in job["attempts"]] == ["running"]
+    assert (job["status"], job["charge"]["state"]) == ("queued", "held")
+    assert [each["outcome"] for each in job["attempts"]] == ["handed_back"]
+    assert not process.wait_until_ready(process.servings["generate.fake"])
+    process.stop()
+    with database.transaction() as session:
+        (said,) = session.scalars(select(Worker))
+        assert (said.state, said.error) == ("failed", EngineClosed().message)
+    assert stopped == [signal.SIGTERM]
+
+
+@pytest.fixture
+def native(process: Process, open_engine: Open) -> NativeEngine:
+    """The worker's engine, with a process of its own."""
+    serving = process.servings["generate.fake"]
+    assert serving._engine is not None
+    serving._engine.close()
+    serving._engine = engine = open_engine()
+    return engine
+
+
+def test_a_job_that_kills_its_engine_is_lost_at_once_and_fails_when_it_did_so_too_often(
+    client: FlaskClient, process: Process, work: Callable[[], None], native: NativeEngine
+) -> None:
+    body = {"model": "fake", "prompt": f"{KILLS}", "max_tokens": 5}
+    job_id = client.post("/api/v1/generate", json=body).json["id"]
+    for attempt in range(1, 4):
+        assert process.wait_until_ready(process.servings["generate.fake"])
+        work()
+        job = client.get(f"/api/v1/jobs/{job_id}").json
+        assert [each["outcome"] for each in job["attempts"]] == ["lost"] * attempt
+        assert job["status"] == ("queued" if attempt < 3 else "failed")
+    assert (job["error"]["code"], job["charge"]["state"]) == ("worker_lost", "released")
+    # Two messages beside the submit's own: each loss but the last sent one.
+    assert process.broker.depth("generate.fake") == 3
+
+
+def test_a_worker_serves_again_when_its_engine_was_restarted(
+    client: FlaskClient, process: Process, work: Callable[[], None], native: NativeEngine
+) -> None:
+    pid = native._keeper.process.pid
+    os.kill(pid, signal.SIGKILL)
+    while native.stats().restarts == 0:
+        time.sleep(0.01)
+    job_id = submitted(client)
+    assert process.wait_until_ready(process.servings["generate.fake"])
+    work()
+    job = client.get(f"/api/v1/jobs/{job_id}").json
+    assert (job["status"], job["output"]["text"]) == ("succeeded", "one t")
+    assert native._keeper.process.pid != pid
+
+
+def test_a_message_does_not_wait_for_an_engine_when_the_worker_is_to_stop(
+    process: Process, open_engine: Open
+) -> None:
+    serving = process.servings["generate.fake"]
+    assert serving._engine is not None
+    serving._engine.close()
+    serving._engine = engine = open_engine(patience=Patience(first_seconds=3600))
+    os.kill(engine._keeper.process.pid, signal.SIGKILL)
+    while engine.ready():
+        time.sleep(0.01)
+    process.grace.begun = True
+    assert not process.wait_until_ready(serving)
