@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections import OrderedDict, deque
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -157,8 +158,7 @@ def _logprobs(tokens: wire.Ids) -> wire.Logprobs:
 
 def _die_if_there(path: str) -> None:
     try:
-        with open(path, "x"):
-            return
+        Path(path).touch(exist_ok=False)
     except FileExistsError:
         vanish()
 

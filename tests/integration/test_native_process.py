@@ -252,8 +252,9 @@ def test_a_process_that_dies_loses_what_ran_and_is_started_again(
 
 def test_only_what_the_loop_had_before_its_last_step_is_lost(open_engine: Open) -> None:
     engine = open_engine(stall_seconds=2)
-    hangs = engine.submit(ask(HANGS))
-    wait_for(lambda: engine._flight._taken == 1)
+    assert engine.submit(ask("ab", 2)).result(timeout=60).text == "ab"
+    hangs = engine.submit(ask(HANGS))  # before the next statistics are due
+    wait_for(lambda: engine._flight._taken == 2)
     later = [engine.submit(ask("later")) for _ in range(3)]
     assert error_of(hangs) is EngineLost
     assert [error_of(each) for each in later] == [EngineClosed] * 3

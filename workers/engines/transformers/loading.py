@@ -52,6 +52,16 @@ def load(version: Version, *, models_dir: Path, device: str) -> tuple[Any, Any]:
     return model.eval(), tokenizer
 
 
+def load_tokenizer(version: Version, models_dir: Path) -> Any:
+    """The tokenizer alone; raises ModelLoadFailed saying why not."""
+    be_quiet()
+    place = _place(version, models_dir)
+    try:
+        return AutoTokenizer.from_pretrained(**place, trust_remote_code=False)
+    except Exception as error:
+        raise ModelLoadFailed(_sentence(error)) from error
+
+
 def _on_cuda(device: str) -> bool:
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
