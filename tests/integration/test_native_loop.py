@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from app.errors import UnknownArchitecture
 from tests.integration import tiny
 from tests.integration.loops import CONTEXT, Heard, generated, job, loop, prompts, run
 from workers.engines.base import FinishReason, Sampling
 from workers.engines.native import models
 from workers.engines.native.kernels.reference import ReferenceKernels
 from workers.engines.native.loop import Loop
-from workers.engines.native.models.llama import UnknownArchitecture
 from workers.engines.native.wire import Job
 
 VOCABULARY = len(tiny.tokenizer())

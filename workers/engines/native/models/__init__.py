@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from app.errors import UnknownArchitecture
 from workers.engines.native.kernels import Kernels, choose
 from workers.engines.native.models.gemma import Gemma
-from workers.engines.native.models.llama import Llama, UnknownArchitecture
+from workers.engines.native.models.llama import Llama
 from workers.engines.native.models.qwen import Qwen
 
 FAMILIES: dict[str, type[Llama]] = {

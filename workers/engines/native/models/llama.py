@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
-from app.errors import ModelLoadFailed
+from app.errors import UnknownArchitecture
 from workers.engines.native.batch import Batch
 from workers.engines.native.kernels import Attention, Heads, Kernels, LayerCache, Norm
 from workers.engines.native.linear import Linear, fused, of_weight
@@ -16,10 +16,6 @@ Rotation = tuple[Tensor, Tensor]  # cosines and sines, float32 (positions, dim /
 
 # As transformers names them, and as the kernels do.
 ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
-
-
-class UnknownArchitecture(ModelLoadFailed):
-    """The native engine has no forward for this model."""
 
 
 def activation(config: Any) -> str:
