@@ -20,11 +20,18 @@ class Version(BaseModel):
 
     source: str
     revision: str | None = None
-    engine: Literal["transformers", "fake"] = "transformers"
+    engine: Literal["transformers", "openai", "fake"] = "transformers"
+    served_name: str | None = None
+
+    @model_validator(mode="after")
+    def _name_of_a_server(self) -> "Version":
+        if self.served_name is not None and self.engine != "openai":
+            raise ValueError('served_name is for the engine "openai" only')
+        return self
 
     def local_path(self, models_dir: Path) -> Path | None:
-        """The folder that holds this version, or None when it comes from the hub."""
-        path = models_dir / self.source
+        """The folder that holds this version, or None when it is not at hand."""
+        path = models_dir / (self.served_name or self.source)
         return path if path.is_dir() else None
 
 

@@ -105,6 +105,9 @@ class Settings(BaseSettings):
         gt=0,
         description="How long an engine's process may be silent with work in hand; then it dies.",
     )
+    openai_api_key: str = Field(
+        "", description='The key that servers of "openai" versions want; empty: none.'
+    )
 
     webhook_timeout_seconds: float = Field(
         15.0, gt=0, description="How long a webhook receiver may take to answer."

@@ -63,6 +63,7 @@ ELSEWHERE = {
     "method_not_allowed",
     "lease_lost",
     "engine_closed",
+    "engine_lost",
     "engine_failed",
     "engine_lost",
     "model_load_failed",

@@ -5,6 +5,7 @@ from app.config import Settings
 from app.errors import ModelLoadFailed
 from workers.engines.base import Engine
 from workers.engines.fake import FakeBehaviour, FakeEngine
+from workers.engines.openai import loading as openai
 
 
 def load(name: str, model: Model, *, version: str, settings: Settings) -> Engine:
@@ -28,6 +29,8 @@ def _engine(model: Model, version: Version, settings: Settings) -> Engine:
             context_length=model.context_length,
             slots=settings.engine_slots,
         )
+    if version.engine == "openai":
+        return openai.load(version, context_length=model.context_length, settings=settings)
     # torch and the model libraries take seconds to import, and only this engine needs them.
     try:
         from workers.engines.transformers import loading
