@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from app.errors import (
     ContextLengthExceeded,
@@ -325,12 +326,18 @@ def test_a_server_that_stays_away_is_waited_for_until_the_deadline() -> None:
         assert cancelled.result(timeout=30) == Generation("", FinishReason.CANCELLED, 0, 0)
 
 
-def test_a_connection_that_the_server_closed_meanwhile_is_made_anew() -> None:
-    with serving(hang_up_after_answer=True) as server, engine(server.url, slots=1) as one:
+def test_a_connection_that_the_server_closed_meanwhile_is_no_trouble() -> None:
+    with (
+        serving(hang_up_after_answer=True) as server,
+        engine(server.url, slots=1) as one,
+        capture_logs() as logs,
+    ):
         for number in range(3):
             assert one.submit(request(id=str(number))).result(timeout=30).text == TEXT
+            wait_for(lambda: server.running == 0)
             time.sleep(0.05)
     assert (len(server.bodies), len(server.clients)) == (3, 3)
+    assert logs == []
 
 
 @pytest.mark.parametrize(
