@@ -10,7 +10,7 @@ from app.config import Settings
 from app.db import Database
 from app.errors import GPTQueueError, LeaseLost, ModelLoadFailed
 from app.group import Group
-from app.jobs import finish
+from app.jobs import finish, telling
 from app.jobs.ending import Ended
 from app.jobs.handback import HandedBack, hand_back
 from app.jobs.rescue import lose
@@ -110,12 +110,7 @@ class Process:
 
     def tell(self, ended: Collection[Ended]) -> None:
         """After the commit: wake who waits for these jobs, and send their webhooks."""
-        if not ended:
-            return
-        self.broker.announce_ends([each.job_id for each in ended])
-        deliveries = [each.delivery_id for each in ended if each.delivery_id is not None]
-        if deliveries:
-            self.broker.enqueue_delivery(deliveries[0])
+        telling.tell(self.broker, ended)
 
     def close(self) -> None:
         """Stop every engine; the jobs in them are handed back."""

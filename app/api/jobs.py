@@ -14,10 +14,9 @@ from app.api.drafts import draft
 from app.api.operations import operation
 from app.api.payloads import ChatBody, JobBody, JobsDocument, JobsQuery, PromptBody
 from app.api.services import services
-from app.jobs import queries
+from app.jobs import queries, telling
 from app.jobs.cancel import cancel as cancel_job
 from app.jobs.document import JobDocument
-from app.jobs.ending import Ended
 from app.jobs.states import TERMINAL
 from app.jobs.submit import Idempotency
 
@@ -147,7 +146,7 @@ def cancel(principal: Principal, job_id: str) -> JobDocument:
             session, principal.account_id, wanted, base_url=services().settings.public_url
         )
     if ended is not None:
-        _tell(ended)
+        telling.tell(services().broker, [ended])
     return _read(principal, wanted)
 
 
@@ -221,9 +220,3 @@ def _parse_id(text: str) -> UUID:
         return UUID(text)
     except ValueError:
         raise errors.JobNotFound from None
-
-
-def _tell(ended: Ended) -> None:
-    services().broker.announce_ends([ended.job_id])
-    if ended.delivery_id is not None:
-        services().broker.enqueue_delivery(ended.delivery_id)

@@ -170,6 +170,8 @@ def _move_all(session: Session, closed: Collection[Charge]) -> None:
     for charge in closed:
         available[charge.account_id] += charge.held_micros - charge.charged_micros
         held[charge.account_id] -= charge.held_micros
+    if len(held) > 1:
+        lock_available(session, held)  # in order; an UPDATE of many rows has none
     _move(session, {account: (available[account], held[account]) for account in held})
 
 
@@ -186,9 +188,9 @@ _MOVE = (
 
 
 def _move(session: Session, changes: Mapping[UUID, tuple[int, int]]) -> None:
-    """Add to available and held; a CHECK of the table keeps both from falling below zero."""
-    if len(changes) > 1:
-        lock_available(session, changes)  # in order; an UPDATE of many rows has none
+    """Add to available and held of balances that are locked, if there are more than one; a CHECK of
+    the table keeps both from falling below zero.
+    """
     rows = [
         {"account_id": account, "available": available, "held": held}
         for account, (available, held) in changes.items()

@@ -1,4 +1,6 @@
-"""queued -> cancelled at once; a running job is marked, and its engine stops it."""
+"""queued -> cancelled at once; a running job is marked, and its engine stops it, or who takes it
+back from a worker that cannot.
+"""
 
 from uuid import UUID
 
@@ -8,7 +10,7 @@ from sqlalchemy.orm import Session
 from app.jobs import ending
 from app.jobs.ending import Ended
 from app.jobs.queries import owned_job
-from app.jobs.states import Status
+from app.jobs.states import Outcome, Status
 from app.jobs.tables import Job
 from app.jobs.transition import End
 
@@ -31,3 +33,16 @@ def cancel(session: Session, account_id: UUID, job_id: UUID, *, base_url: str) -
         .execution_options(synchronize_session=False)
     )
     return None
+
+
+def end_unwanted(job: Job, outcome: Outcome) -> End:
+    """running -> cancelled, for free: a marked job that no engine runs any more is not started
+    again. ``outcome`` is what became of its attempt.
+    """
+    return End(
+        job_id=job.id,
+        source=Status.RUNNING,
+        target=Status.CANCELLED,
+        fence=job.attempt,
+        outcome=outcome,
+    )

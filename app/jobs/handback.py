@@ -14,10 +14,11 @@ from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
 from app.jobs import ending, transition
+from app.jobs.cancel import end_unwanted
 from app.jobs.ending import Ended
 from app.jobs.states import Outcome, Status
 from app.jobs.tables import Job
-from app.jobs.transition import End, Lease
+from app.jobs.transition import Lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ def hand_back(session: Session, leases: Collection[Lease], *, base_url: str) -> 
     unwanted = [job for job in jobs if job.cancel_requested_at is not None]
     wanted = [job for job in jobs if job.cancel_requested_at is None]
     transition.requeue(session, [Lease(job.id, job.attempt) for job in wanted], Outcome.HANDED_BACK)
-    ends = [_cancelled(job) for job in unwanted]
+    ends = [end_unwanted(job, Outcome.HANDED_BACK) for job in unwanted]
     ended = [each for each in ending.end(session, ends, base_url=base_url) if each]
     return HandedBack([(job.model, job.id) for job in wanted], ended)
 
@@ -48,13 +49,3 @@ def held(session: Session, leases: Collection[Lease]) -> Sequence[Job]:
         .order_by(Job.id)
         .with_for_update()
     ).all()
-
-
-def _cancelled(job: Job) -> End:
-    return End(
-        job_id=job.id,
-        source=Status.RUNNING,
-        target=Status.CANCELLED,
-        fence=job.attempt,
-        outcome=Outcome.HANDED_BACK,
-    )

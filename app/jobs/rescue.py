@@ -13,6 +13,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.jobs import ending, transition
+from app.jobs.cancel import end_unwanted
 from app.jobs.ending import Ended
 from app.jobs.handback import HandedBack, held
 from app.jobs.states import Outcome, Status
@@ -48,7 +49,7 @@ def _take_back(
     ends, again = [], []
     for job in lost:
         if job.cancel_requested_at is not None:
-            ends.append(_cancelled(job))
+            ends.append(end_unwanted(job, Outcome.LOST))
         elif losses[job.id] >= max_attempts:
             ends.append(_buried(job, losses[job.id]))
         else:
@@ -89,14 +90,4 @@ def _buried(job: Job, losses: int) -> End:
         outcome=Outcome.LOST,
         error_code="worker_lost",
         error_message=f"Its worker was lost {losses} times; it was not started again.",
-    )
-
-
-def _cancelled(job: Job) -> End:
-    return End(
-        job_id=job.id,
-        source=Status.RUNNING,
-        target=Status.CANCELLED,
-        fence=job.attempt,
-        outcome=Outcome.LOST,
     )

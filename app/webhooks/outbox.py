@@ -10,6 +10,7 @@ from sqlalchemy import BigInteger, Interval, String, Uuid, bindparam, case, func
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
+from app.errors import WebhookURLRefused
 from app.rows import given, store
 from app.webhooks import addresses, endpoints, lanes
 from app.webhooks.endpoints import REASONS, Address, News
@@ -81,7 +82,7 @@ def record(session: Session, events: Sequence[Event]) -> dict[UUID, UUID]:
             "job_id": event.job_id,
             "type": event.type,
             "url": event.url,
-            "host": addresses.parse(event.url).authority,
+            "host": _host(event.url),
             "body": event.body,
             "state": DeliveryState.PENDING,
             "attempts": 0,
@@ -90,6 +91,20 @@ def record(session: Session, events: Sequence[Event]) -> dict[UUID, UUID]:
     ]
     store(session, (Delivery, rows))
     return {row["job_id"]: row["id"] for row in rows}
+
+
+# No name can be this one (RFC 2606). Sending refuses such a URL, and says why.
+_REFUSED = "invalid"
+
+
+def _host(url: str) -> str:
+    """The lane of a URL; also of one that was accepted before a rule that refuses it: its job must
+    be able to end.
+    """
+    try:
+        return addresses.parse(url).authority
+    except WebhookURLRefused:
+        return _REFUSED
 
 
 def first_due(session: Session) -> UUID | None:
