@@ -1,7 +1,8 @@
 """Every setting, where it comes from and what it means; the only reader of the environment.
 
-A setting ``lease_seconds`` is read from the variable ``GPTQUEUE_LEASE_SECONDS``; the three that
-other tools share (``DATABASE_URL``, ``REDIS_URL``, ``SENTRY_DSN``) carry no prefix.
+A setting ``lease_seconds`` is read from the variable ``GPTQUEUE_LEASE_SECONDS``; those that other
+tools share (``DATABASE_URL``, ``REDIS_URL``, ``SENTRY_DSN``, ``CUDA_VISIBLE_DEVICES``) carry no
+prefix.
 ``docs/configuration.md`` lists them all; a test compares the two.
 """
 
@@ -107,6 +108,11 @@ class Settings(BaseSettings):
     )
     openai_api_key: str = Field(
         "", description='The key that servers of "openai" versions want; empty: none.'
+    )
+    cuda_visible_devices: str | None = Field(
+        None,
+        validation_alias="CUDA_VISIBLE_DEVICES",
+        description="The GPUs that CUDA and the metrics see, comma-separated; unset: all.",
     )
 
     webhook_timeout_seconds: float = Field(

@@ -55,10 +55,11 @@ class Base(DeclarativeBase):
         int: BigInteger,
         datetime: DateTime(timezone=True),
         UUID: Uuid,
-        dict[str, Any]: JSONB,
+        # A missing one is NULL, not the JSON value null.
+        dict[str, Any]: JSONB(none_as_null=True),
         dict[str, str]: JSONB,
-        # A missing list is NULL, not the JSON value null.
         list[dict[str, str]]: JSONB(none_as_null=True),
+        list[dict[str, Any]]: JSONB(none_as_null=True),
     }
 
 

@@ -16,6 +16,7 @@ from app.jobs.claim import Claimed
 from app.jobs.states import Outcome
 from app.jobs.transition import End, Lease
 from app.logs import frames
+from workers import logprobs
 from workers.engines.base import Generation
 from workers.process import Process
 from workers.serving import Serving
@@ -71,6 +72,7 @@ def _succeeded(claimed: Claimed, generation: Generation) -> End:
         text=generation.text.replace("\x00", "\ufffd"),  # PostgreSQL cannot store NUL
         finish_reason=generation.finish_reason.value,
         usage=Usage(generation.prompt_tokens, generation.completion_tokens),
+        logprobs=logprobs.as_json(generation.logprobs),
     )
     log.info(
         "job_generated",

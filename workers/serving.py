@@ -2,8 +2,9 @@
 
 import signal
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import structlog
 
@@ -19,6 +20,7 @@ from app.jobs.claim import Claimed
 from app.jobs.transition import Lease
 from workers import engines
 from workers.engines.base import Engine, Generation, Message, Request, Sampling
+from workers.gpus import Gpus
 from workers.heartbeat import Heartbeat
 
 log = structlog.get_logger(__name__)
@@ -43,10 +45,12 @@ class Serving:
         self._engine: Engine | None = None
         self._state, self._error = WorkerState.LOADING, ""
         self._claims: Group[None, Claimed | None] = Group(self._claim)
+        self._gpus = Gpus(settings)
         self.heartbeat = Heartbeat(settings, database, cancel=self._cancel, report=self._report)
 
     def start(self, model: catalog.Model) -> None:
         """Load the model; raises ModelLoadFailed after reporting why."""
+        self._gpus.start()
         self.heartbeat.start()
         log.info("model_loading", model=self.identity.model, version=self.identity.version)
         started = time.monotonic()
@@ -60,6 +64,7 @@ class Serving:
         except ModelLoadFailed as error:
             self._state, self._error = WorkerState.FAILED, error.message
             log.error("model_load_failed", model=self.identity.model, error=error.message)
+            self._gpus.stop()
             self.heartbeat.stop()
             raise
         self._state = WorkerState.READY
@@ -79,6 +84,7 @@ class Serving:
     def stop(self) -> None:
         """Stop the engine and say goodbye."""
         self.close()
+        self._gpus.stop()
         self.heartbeat.stop()
 
     @property
@@ -132,14 +138,18 @@ class Serving:
             self._engine.cancel(_request_id(lease))
 
     def _report(self) -> presence.Report:
+        stats = self._engine.stats() if self._engine else None
+        # An engine that starts again loads its model again.
+        problem = stats.problem if stats and self._state is WorkerState.READY else ""
         return presence.Report(
             name=self.identity.worker,
             model=self.identity.model,
             version=self.identity.version,
-            state=self._state,
-            error=self._error or None,
+            state=WorkerState.LOADING if problem else self._state,
+            error=problem or self._error or None,
             slots=self._engine.slots if self._engine else 0,
-            running=self._engine.stats().running if self._engine else 0,
+            running=stats.running if stats else 0,
+            engine={**asdict(stats), "gpus": self._gpus.figures()} if stats else None,
         )
 
 
@@ -155,13 +165,19 @@ def _request(claimed: Claimed) -> Request:
         max_tokens=parameters["max_tokens"],
         prompt=claimed.prompt,
         messages=[Message(**each) for each in messages] if messages else None,
-        sampling=Sampling(
-            temperature=parameters["temperature"],
-            top_p=parameters["top_p"],
-            top_k=parameters["top_k"],
-            seed=parameters["seed"],
-            stop=tuple(parameters["stop"]),
-            repetition_penalty=parameters["repetition_penalty"],
-        ),
+        sampling=_sampling(parameters),
         deadline=time.monotonic() + claimed.seconds_left,
     )
+
+
+_SAMPLING = {each.name for each in fields(Sampling)}
+
+
+def _sampling(parameters: Mapping[str, Any]) -> Sampling:
+    """A job of an older version lacks the newer ones, which then are off."""
+    known: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in parameters.items()
+        if name in _SAMPLING
+    }
+    return Sampling(**known)

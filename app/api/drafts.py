@@ -2,7 +2,7 @@
 
 from app import tokens
 from app.accounts.principal import Principal
-from app.api.payloads import ChatBody, JobBody, PromptBody
+from app.api.bodies import ChatBody, JobBody, PromptBody
 from app.api.services import Services
 from app.billing.prices import Price, Usage
 from app.catalog import Model

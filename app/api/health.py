@@ -6,6 +6,7 @@ from flask import Blueprint, Response, request
 from prometheus_client import CONTENT_TYPE_LATEST
 from redis.exceptions import RedisError
 
+from app.api import engines
 from app.api.metrics import exposition
 from app.api.operations import operation
 from app.api.payloads import (
@@ -94,6 +95,7 @@ def _model(
         queue_depth=depths[name] if depths is not None else None,
         workers={state.value: there.workers[state] for state in _SHOWN},
         errors=there.errors,
+        engines=[engines.document(each) for each in there.engines],
     )
 
 

@@ -10,9 +10,10 @@ from flask import Blueprint, Response, g, request
 
 from app import errors
 from app.accounts.principal import Principal
+from app.api.bodies import ChatBody, JobBody, PromptBody
 from app.api.drafts import draft
 from app.api.operations import operation
-from app.api.payloads import ChatBody, JobBody, JobsDocument, JobsQuery, PromptBody
+from app.api.payloads import JobsDocument, JobsQuery
 from app.api.services import services
 from app.jobs import queries, telling
 from app.jobs.cancel import cancel as cancel_job

@@ -3,13 +3,15 @@
 So they are the same from every replica, and no process has to be asked before it ends.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from sqlalchemy.orm import Session
 
+from app.api import engines
+from app.api.families import Samples, counter, gauge
 from app.api.services import Services
 from app.fleet.presence import ModelPresence
 from app.fleet.tables import WorkerState
@@ -30,6 +32,7 @@ def exposition(
         found.append(_depths(depths))
     if presence is not None:
         found.append(_workers(presence))
+        found += engines.families({model: there.engines for model, there in presence.items()})
         with parts.database.transaction() as session:
             found += _jobs(session)
     registry = CollectorRegistry(auto_describe=False)
@@ -50,56 +53,67 @@ def _up(name: str, text: str, value: bool) -> Metric:
 
 
 def _depths(depths: dict[str, int]) -> Metric:
-    family = GaugeMetricFamily(
-        "gptqueue_queue_messages", "Messages in the model's queue.", labels=["model"]
+    return gauge(
+        "gptqueue_queue_messages",
+        "Messages in the model's queue.",
+        labels=("model",),
+        samples=_by_one(depths),
     )
-    for model, depth in depths.items():
-        family.add_metric([model], depth)
-    return family
 
 
 def _workers(presence: dict[str, ModelPresence]) -> Metric:
-    family = GaugeMetricFamily(
-        "gptqueue_workers", "Generation workers by state.", labels=["model", "state"]
+    return gauge(
+        "gptqueue_workers",
+        "Generation workers by state.",
+        labels=("model", "state"),
+        samples=(
+            ((model, state.value), there.workers[state])
+            for model, there in presence.items()
+            for state in WorkerState
+        ),
     )
-    for model, there in presence.items():
-        for state in WorkerState:
-            family.add_metric([model, state.value], there.workers[state])
-    return family
 
 
 def _jobs(session: Session) -> list[Metric]:
     read: Counts = counts(session)
-    jobs = GaugeMetricFamily("gptqueue_jobs", "Jobs by status.", labels=["model", "status"])
-    for (model, status), number in read.jobs.items():
-        jobs.add_metric([model, status], number)
-    tokens = CounterMetricFamily(
-        "gptqueue_tokens", "Tokens of ended jobs.", labels=["model", "direction"]
-    )
-    for (model, direction), number in read.tokens.items():
-        tokens.add_metric([model, direction], number)
-    deliveries = GaugeMetricFamily(
-        "gptqueue_webhook_deliveries",
-        "Webhook deliveries that are not through, by state.",
-        labels=["state"],
-    )
-    for state, number in read.deliveries.items():
-        deliveries.add_metric([state], number)
-    disabled = GaugeMetricFamily(
-        "gptqueue_webhook_endpoints_disabled",
-        "Webhook endpoints that nothing is sent to any more, by reason.",
-        labels=["reason"],
-    )
-    for reason, number in read.disabled_endpoints.items():
-        disabled.add_metric([reason], number)
-    charged = CounterMetricFamily(
-        "gptqueue_charged_micros", "Charged so far, in micro-USD.", labels=["model"]
-    )
-    for model, micros in read.charged_micros.items():
-        charged.add_metric([model], micros)
-    discarded = CounterMetricFamily(
-        "gptqueue_results_discarded",
-        "Results of lost attempts, which came too late and changed nothing.",
-        value=read.results_discarded,
-    )
-    return [jobs, tokens, deliveries, disabled, charged, discarded]
+    return [
+        gauge(
+            "gptqueue_jobs",
+            "Jobs by status.",
+            labels=("model", "status"),
+            samples=read.jobs.items(),
+        ),
+        counter(
+            "gptqueue_tokens",
+            "Tokens of ended jobs.",
+            labels=("model", "direction"),
+            samples=read.tokens.items(),
+        ),
+        gauge(
+            "gptqueue_webhook_deliveries",
+            "Webhook deliveries that are not through, by state.",
+            labels=("state",),
+            samples=_by_one(read.deliveries),
+        ),
+        gauge(
+            "gptqueue_webhook_endpoints_disabled",
+            "Webhook endpoints that nothing is sent to any more, by reason.",
+            labels=("reason",),
+            samples=_by_one(read.disabled_endpoints),
+        ),
+        counter(
+            "gptqueue_charged_micros",
+            "Charged so far, in micro-USD.",
+            labels=("model",),
+            samples=_by_one(read.charged_micros),
+        ),
+        CounterMetricFamily(
+            "gptqueue_results_discarded",
+            "Results of lost attempts, which came too late and changed nothing.",
+            value=read.results_discarded,
+        ),
+    ]
+
+
+def _by_one(values: Mapping[str, int]) -> Samples:
+    return (((label,), value) for label, value in values.items())

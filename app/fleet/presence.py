@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import Interval, bindparam, func, select
 from sqlalchemy.dialects.postgresql import insert
@@ -23,14 +24,28 @@ class Report:
     error: str | None = None
     slots: int = 0
     running: int = 0
+    engine: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePresence:
+    """The engine of a live worker: its slots and what else it said, by name. A worker of another
+    version may say less.
+    """
+
+    worker: str
+    figures: dict[str, Any]
 
 
 @dataclass(slots=True)
 class ModelPresence:
-    """The workers of one model: how many are in each state, and the errors of the failed."""
+    """The workers of one model: how many are in each state, the errors of those that cannot work,
+    and the engines of the live ones.
+    """
 
     workers: Counter[str] = field(default_factory=Counter)
     errors: list[str] = field(default_factory=list)
+    engines: list[EnginePresence] = field(default_factory=list)
 
 
 def report(session: Session, said: Report) -> None:
@@ -41,6 +56,7 @@ def report(session: Session, said: Report) -> None:
         "error": said.error,
         "slots": said.slots,
         "running": said.running,
+        "engine": said.engine,
         "seen_at": func.now(),
     }
     session.execute(
@@ -62,6 +78,9 @@ def by_model(session: Session, fresh_seconds: float) -> dict[str, ModelPresence]
         of_model.workers[worker.state] += 1
         if worker.error:
             of_model.errors.append(worker.error)
+        if worker.engine is not None and worker.state != WorkerState.FAILED:
+            figures = {"slots": worker.slots, **worker.engine}
+            of_model.engines.append(EnginePresence(worker.name, figures))
     return presence
 
 
@@ -69,8 +88,10 @@ _FRESH = Worker.seen_at > func.now() - bindparam("fresh", type_=Interval)
 _FAILED = (Worker.state == WorkerState.FAILED) & (
     Worker.seen_at > func.now() - timedelta(minutes=10)
 )
-_RECENT = select(Worker).where(
-    Worker.state.in_([WorkerState.LOADING, WorkerState.READY]) & _FRESH | _FAILED
+_RECENT = (
+    select(Worker)
+    .where(Worker.state.in_([WorkerState.LOADING, WorkerState.READY]) & _FRESH | _FAILED)
+    .order_by(Worker.name)
 )
 
 

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import CheckConstraint, func
 from sqlalchemy.orm import Mapped, mapped_column
@@ -12,7 +13,7 @@ from app.db import Base
 class WorkerState(StrEnum):
     """Where a worker stands with its model."""
 
-    LOADING = "loading"
+    LOADING = "loading"  # for the first time, or again after its engine died: ``error`` says why
     READY = "ready"
     FAILED = "failed"  # the model could not be loaded; ``error`` says why
     STOPPED = "stopped"
@@ -33,5 +34,7 @@ class Worker(Base):
     error: Mapped[str | None]
     slots: Mapped[int]
     running: Mapped[int]
+    # What its engine says of itself: ``workers.engines.base.Stats``, and ``gpus``.
+    engine: Mapped[dict[str, Any] | None]
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -24,12 +24,29 @@ class Document(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
+class TokenDocument(Document):
+    """A token and its natural log-probability; -9999.0 stands for a probability of zero."""
+
+    token: str
+    logprob: float
+
+
+class LogprobDocument(TokenDocument):
+    """A token of the answer, and the five likeliest at its place."""
+
+    top: list[TokenDocument]
+
+
 class OutputDocument(Document):
-    """What the model wrote; ``text`` is null where only a GET has it: see ``truncated``."""
+    """What the model wrote; ``text`` is null where only a GET has it: see ``truncated``.
+
+    ``logprobs`` are in the answer to a GET of the job alone, where they were asked for.
+    """
 
     text: str | None
     finish_reason: Literal["stop", "length", "cancelled", "deadline"]
     truncated: bool = False
+    logprobs: list[LogprobDocument] | None = None
 
 
 class UsageDocument(Document):
@@ -175,7 +192,12 @@ def _output(job: Job, output: Output | None) -> OutputDocument | None:
     if job.finish_reason is None:
         return None
     text = output.text if output else None
-    return OutputDocument(text=text, finish_reason=job.finish_reason, truncated=text is None)
+    return OutputDocument(
+        text=text,
+        finish_reason=job.finish_reason,
+        truncated=text is None,
+        logprobs=output.logprobs if output else None,
+    )
 
 
 def _usage(job: Job) -> UsageDocument | None:

@@ -56,7 +56,12 @@ def _used(done: Done, charge: Charge) -> Used:
 
 
 def _output(done: Done) -> dict[str, Any]:
-    return {"job_id": done.job.id, "account_id": done.job.account_id, "text": done.how.text}
+    return {
+        "job_id": done.job.id,
+        "account_id": done.job.account_id,
+        "text": done.how.text,
+        "logprobs": done.how.logprobs,
+    }
 
 
 def _attempts(session: Session, done: Collection[Done]) -> dict[UUID, list[Attempt]]:
@@ -73,6 +78,7 @@ def _attempts(session: Session, done: Collection[Done]) -> dict[UUID, list[Attem
 
 def _event(done: Done, charge: Charge, base_url: str, attempts: list[Attempt]) -> outbox.Event:
     job, text = done.job, done.how.text
+    # Without the log-probabilities, which no body of that size could hold.
     output = None if text is None else Output(job_id=job.id, text=text)
     for shown in (output, None):
         document = render(job, charge, base_url=base_url, attempts=attempts, output=shown)

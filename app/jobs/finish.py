@@ -8,6 +8,7 @@ Who pays is published in ``docs/billing.md``.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -27,6 +28,7 @@ class Result:
     text: str
     finish_reason: str
     usage: Usage
+    logprobs: list[dict[str, Any]] | None = None
 
 
 _STATUS = {
@@ -49,6 +51,7 @@ def succeeded(held: Lease, result: Result) -> End:
         finish_reason=result.finish_reason,
         usage=result.usage,
         text=result.text,
+        logprobs=result.logprobs,
     )
 
 

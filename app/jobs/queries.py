@@ -30,6 +30,8 @@ _ENDED = select(Job.id).where(Job.id.in_(_SOME), Job.finished_at.is_not(None))
 _JOBS = select(Job).where(Job.id.in_(_SOME))
 _CHARGES = select(Charge).where(Charge.job_id.in_(_SOME))
 _OUTPUTS = select(Output).where(Output.job_id.in_(_SOME))
+# A hundred jobs' log-probabilities would make a page of many megabytes.
+_TEXTS = select(Output.job_id, Output.text).where(Output.job_id.in_(_SOME))
 _ATTEMPTS = select(Attempt).where(Attempt.job_id.in_(_SOME)).order_by(Attempt.number)
 _DELIVERIES = select(Delivery).options(defer(Delivery.body)).where(Delivery.job_id.in_(_SOME))
 
@@ -37,6 +39,9 @@ _DELIVERIES = select(Delivery).options(defer(Delivery.body)).where(Delivery.job_
 def ended(session: Session, job_ids: Collection[UUID]) -> set[UUID]:
     """Which of these jobs have ended."""
     return set(session.scalars(_ENDED, {"jobs": list(job_ids)}))
+
+
+Outputs = dict[UUID, Output]
 
 
 class Owned(NamedTuple):
@@ -53,7 +58,8 @@ def read(
     rows = session.scalars(_JOBS, {"jobs": list({each.job_id for each in wanted})})
     jobs = {Owned(job.account_id, job.id): job for job in rows}
     theirs = [jobs[each] for each in dict.fromkeys(wanted) if each in jobs]
-    found = _documents(session, theirs, base_url=base_url, fresh_seconds=fresh_seconds)
+    outputs = _outputs(session, theirs)
+    found = _documents(session, theirs, outputs, base_url=base_url, fresh_seconds=fresh_seconds)
     documents = {document.id: document for document in found}
     return [documents[each.job_id] if each in jobs else JobNotFound() for each in wanted]
 
@@ -71,12 +77,12 @@ class Filter:
 def page(
     session: Session, account_id: UUID, wanted: Filter, *, base_url: str, fresh_seconds: float
 ) -> tuple[list[JobDocument], bool]:
-    """One page of an account's jobs, and whether there are more."""
+    """One page of an account's jobs, without log-probabilities, and whether there are more."""
     query = select(Job).where(Job.account_id == account_id).order_by(Job.id.desc())
     jobs = session.scalars(_narrowed(query, wanted).limit(wanted.limit + 1)).all()
-    documents = _documents(
-        session, jobs[: wanted.limit], base_url=base_url, fresh_seconds=fresh_seconds
-    )
+    shown = jobs[: wanted.limit]
+    outputs = _texts(session, shown)
+    documents = _documents(session, shown, outputs, base_url=base_url, fresh_seconds=fresh_seconds)
     return documents, len(jobs) > wanted.limit
 
 
@@ -90,12 +96,26 @@ def _narrowed(query: Select[Job], wanted: Filter) -> Select[Job]:
     return query
 
 
+def _outputs(session: Session, jobs: Sequence[Job]) -> Outputs:
+    rows = session.scalars(_OUTPUTS, {"jobs": [job.id for job in jobs]})
+    return {output.job_id: output for output in rows}
+
+
+def _texts(session: Session, jobs: Sequence[Job]) -> Outputs:
+    rows = session.execute(_TEXTS, {"jobs": [job.id for job in jobs]})
+    return {row.job_id: Output(job_id=row.job_id, text=row.text) for row in rows}
+
+
 def _documents(
-    session: Session, jobs: Sequence[Job], *, base_url: str, fresh_seconds: float
+    session: Session,
+    jobs: Sequence[Job],
+    outputs: Outputs,
+    *,
+    base_url: str,
+    fresh_seconds: float,
 ) -> list[JobDocument]:
     ids = {"jobs": [job.id for job in jobs]}
     charges = {charge.job_id: charge for charge in session.scalars(_CHARGES, ids)}
-    outputs = {output.job_id: output for output in session.scalars(_OUTPUTS, ids)}
     attempts: dict[UUID, list[Attempt]] = {}
     for attempt in session.scalars(_ATTEMPTS, ids):
         attempts.setdefault(attempt.job_id, []).append(attempt)

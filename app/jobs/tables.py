@@ -89,6 +89,7 @@ class Output(Base):
     job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
     account_id: Mapped[UUID] = mapped_column(ForeignKey("accounts.id"), index=True)
     text: Mapped[str]
+    logprobs: Mapped[list[dict[str, Any]] | None]  # of each token, where they were asked for
 
 
 class Attempt(Base):

@@ -43,6 +43,7 @@ class End:
     finish_reason: str | None = None
     usage: Usage | None = None
     text: str | None = None
+    logprobs: list[dict[str, Any]] | None = None
     error_code: str | None = None
     error_message: str | None = None
 

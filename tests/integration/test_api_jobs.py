@@ -1,5 +1,6 @@
 """Submit, read and list: what arrives at the engine, and what comes back."""
 
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -7,9 +8,11 @@ from uuid import UUID
 
 import pytest
 from flask.testing import FlaskClient
+from sqlalchemy import text
 
 from app.config import Settings
-from tests.integration.conftest import Submit
+from app.db import Database
+from tests.integration.conftest import PostText, Submit
 from workers.engines.base import Message, Request, Sampling
 from workers.engines.fake import FakeEngine
 
@@ -22,7 +25,24 @@ PARAMETERS = {
     "top_k": 40,
     "seed": 2**63 - 1,
     "stop": ["\n", "END"],
+    "min_p": 0.125,
+    "stop_token_ids": [2, 2**31 - 1],
     "repetition_penalty": 1.5,
+    "presence_penalty": -2,
+    "frequency_penalty": 0.75,
+    "logprobs": True,
+}
+SCHEMA = {
+    "type": "object",
+    "properties": {"b": {"type": "string"}, "a": {"enum": ["\x00\N{SNOWMAN}"]}},
+}
+NEWER = {
+    "min_p",
+    "stop_token_ids",
+    "presence_penalty",
+    "frequency_penalty",
+    "logprobs",
+    "json_schema",
 }
 
 
@@ -52,8 +72,13 @@ def test_every_parameter_arrives_at_the_engine(
         top_p=0.5,
         top_k=40,
         seed=2**63 - 1,
+        min_p=0.125,
         stop=("\n", "END"),
+        stop_token_ids=(2, 2**31 - 1),
         repetition_penalty=1.5,
+        presence_penalty=-2.0,
+        frequency_penalty=0.75,
+        logprobs=True,
     )
     assert request.deadline is not None
     assert 900 < request.deadline - time.monotonic() <= 1000
@@ -66,6 +91,41 @@ def test_what_is_not_said_gets_its_default(
     work()
     (request,) = arrived
     assert (request.max_tokens, request.sampling) == (20, Sampling())
+
+
+def test_a_schema_arrives_as_it_was_sent_and_an_engine_that_cannot_follow_it_says_so(
+    post_text: PostText, work: Work, client: FlaskClient, arrived: list[Request]
+) -> None:
+    wanted = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}
+    body = {"model": "fake", "prompt": "hi", "response_format": wanted}
+    job_id = post_text(json.dumps(body)).get_json()["id"]  # Flask's own client would sort it
+    work()
+    (request,) = arrived
+    assert request.sampling.json_schema is not None
+    found = json.loads(request.sampling.json_schema)
+    assert (found, list(found["properties"])) == (SCHEMA, ["b", "a"])
+    job = client.get(f"/api/v1/jobs/{job_id}").get_json()
+    assert (job["status"], job["charge"]["state"]) == ("failed", "released")
+    assert job["error"] == {
+        "code": "invalid_request",
+        "message": "This model's engine cannot constrain its output.",
+    }
+
+
+def test_a_job_of_an_older_version_runs_without_what_that_did_not_know(
+    submit: Submit, work: Work, database: Database, arrived: list[Request]
+) -> None:
+    submit(temperature=0.25, stop=["END"])
+    with database.transaction() as session:
+        session.execute(
+            text("UPDATE jobs SET parameters = parameters - CAST(:newer AS text[])"),
+            {"newer": list(NEWER)},
+        )
+        stored = session.execute(text("SELECT parameters FROM jobs")).scalar_one()
+    assert not stored.keys() & NEWER
+    work()
+    (request,) = arrived
+    assert request.sampling == Sampling(temperature=0.25, stop=("END",))
 
 
 def test_generate_and_chat_send_messages_and_complete_sends_the_text_itself(

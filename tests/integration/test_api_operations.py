@@ -97,6 +97,15 @@ def test_status_tells_queue_and_workers_of_each_model(
                 "queue_depth": 3,
                 "workers": {"loading": 0, "ready": 1, "failed": 0},
                 "errors": [],
+                "engines": [
+                    {
+                        "worker": "worker-test",
+                        "restarts": 0,
+                        "kv_used_tokens": 0,
+                        "kv_capacity_tokens": 0,
+                        "problem": None,
+                    }
+                ],
             }
         },
     }

@@ -30,7 +30,14 @@ WRONG_TYPES: list[tuple[str, Any]] = [
     ("seed", False),
     ("stop", "\n"),
     ("stop", {"0": "a"}),
+    ("min_p", "0"),
+    ("stop_token_ids", 1),
     ("repetition_penalty", "1"),
+    ("presence_penalty", None),
+    ("frequency_penalty", True),
+    ("logprobs", 1),
+    ("logprobs", "true"),
+    ("response_format", "json_schema"),
     ("metadata", []),
     ("metadata", "a"),
     ("webhook_url", 1),
@@ -54,6 +61,12 @@ OUT_OF_RANGE: list[tuple[str, Any]] = [
     ("seed", 2**63),
     ("stop", []),
     ("stop", ["a"] * 5),
+    ("min_p", -0.01),
+    ("min_p", 1),
+    ("stop_token_ids", []),
+    ("stop_token_ids", list(range(17))),
+    ("presence_penalty", -2.01),
+    ("frequency_penalty", 2.01),
     ("repetition_penalty", 0.09),
     ("repetition_penalty", 2.01),
     ("metadata", {str(n): "x" for n in range(17)}),
@@ -77,6 +90,16 @@ IN_RANGE: list[tuple[str, Any]] = [
     ("seed", 2**63 - 1),
     ("stop", ["a" * 64] * 4),
     ("stop", None),
+    ("min_p", 0),
+    ("min_p", 0.999),
+    ("stop_token_ids", [*range(15), 2**31 - 1]),
+    ("stop_token_ids", None),
+    ("presence_penalty", -2),
+    ("frequency_penalty", 2),
+    ("logprobs", False),
+    ("response_format", None),
+    ("response_format", {"type": "json_schema", "json_schema": {"schema": {}}}),
+    ("response_format", {"type": "json_schema", "json_schema": {"schema": {"a": "b" * 31_992}}}),
     ("repetition_penalty", 0.1),
     ("repetition_penalty", 2),
     ("metadata", {str(n): "v" * 512 for n in range(16)}),
@@ -86,10 +109,29 @@ IN_RANGE: list[tuple[str, Any]] = [
     ("deadline_seconds", 604_800),
 ]
 
+FORMAT_FIELD = "response_format.json_schema"
+SCHEMA_FIELD = f"{FORMAT_FIELD}.schema"
+
+
+def format_with(json_schema: dict[str, Any]) -> dict[str, Any]:
+    """A response_format."""
+    return {"type": "json_schema", "json_schema": json_schema}
+
+
 INSIDE: list[tuple[str, Any, str]] = [
     ("stop", [""], "stop.0"),
     ("stop", ["a", "b" * 65], "stop.1"),
     ("stop", [1], "stop.0"),
+    ("stop_token_ids", [1, -1], "stop_token_ids.1"),
+    ("stop_token_ids", [2**31], "stop_token_ids.0"),
+    ("stop_token_ids", [1.0], "stop_token_ids.0"),
+    ("response_format", {"type": "text"}, "response_format.type"),
+    ("response_format", {"type": "json_schema"}, "response_format.json_schema"),
+    ("response_format", format_with({"name": "a"}), SCHEMA_FIELD),
+    ("response_format", format_with({"schema": "{}"}), SCHEMA_FIELD),
+    ("response_format", format_with({"schema": {"a": "b" * 31_993}}), SCHEMA_FIELD),
+    ("response_format", format_with({"schema": {}, "name": "n" * 65}), f"{FORMAT_FIELD}.name"),
+    ("response_format", format_with({"schema": {}, "schema_": {}}), f"{FORMAT_FIELD}.schema_"),
     ("metadata", {"": "x"}, "metadata..[key]"),
     ("metadata", {"n" * 65: "x"}, f"metadata.{'n' * 65}.[key]"),
     ("metadata", {"name": "v" * 513}, "metadata.name"),
@@ -163,10 +205,21 @@ def test_a_number_that_is_none_is_refused(
     post_text: PostText, problem: Problem, subtests: Subtests
 ) -> None:
     numbers = ["NaN", "Infinity", "-Infinity", "1e400", "-1e400"]
-    for field, number in product(["temperature", "top_p", "top_k", "max_tokens", "seed"], numbers):
+    fields = ["temperature", "top_p", "top_k", "max_tokens", "seed", "min_p", "presence_penalty"]
+    for field, number in product(fields, numbers):
         with subtests.test(field=field, number=number):
             response = post_text(f'{{"model": "fake", "prompt": "a", "{field}": {number}}}')
             assert _field(problem(response, 422, "invalid_request")) == field
+
+
+def test_a_schema_with_a_number_that_is_none_is_refused(
+    post_text: PostText, problem: Problem, subtests: Subtests
+) -> None:
+    for number in ("NaN", "Infinity", "-Infinity"):
+        with subtests.test(number=number):
+            schema = f'{{"type": "json_schema", "json_schema": {{"schema": {{"a": {number}}}}}}}'
+            response = post_text(f'{{"model": "fake", "prompt": "a", "response_format": {schema}}}')
+            assert _field(problem(response, 422, "invalid_request")) == SCHEMA_FIELD
 
 
 def test_a_number_of_a_hundred_thousand_digits_is_refused(

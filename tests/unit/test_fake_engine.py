@@ -6,9 +6,15 @@ from typing import Any
 
 import pytest
 
-from app.errors import ContextLengthExceeded, EngineClosed, EngineFailed, ModelLoadFailed
+from app.errors import (
+    ContextLengthExceeded,
+    EngineClosed,
+    EngineFailed,
+    InvalidRequest,
+    ModelLoadFailed,
+)
 from workers.engines.base import FinishReason, Generation, Message, Request, Sampling
-from workers.engines.fake import FakeBehaviour, FakeEngine
+from workers.engines.fake import WORDS, FakeBehaviour, FakeEngine
 
 
 @contextmanager
@@ -23,7 +29,12 @@ def engine(slots: int = 4, context_length: int = 100, **behaviour: Any) -> Itera
 
 
 def request(id: str = "1", max_tokens: int = 50, seed: int | None = 1, **more: Any) -> Request:
-    sampling = Sampling(seed=seed, stop=more.pop("stop", ()))
+    named = {
+        name: more.pop(name)
+        for name in ("stop", "stop_token_ids", "logprobs", "json_schema")
+        if name in more
+    }
+    sampling = Sampling(seed=seed, **named)
     more.setdefault("prompt", "say something nice")
     return Request(id=id, max_tokens=max_tokens, sampling=sampling, **more)
 
@@ -68,6 +79,31 @@ def test_the_text_ends_before_a_stop_string() -> None:
     assert stopped.text.split() == words[: words.index(words[3], 1)]
     assert stopped.finish_reason is FinishReason.STOP
     assert stopped.completion_tokens == len(stopped.text.split()) + 1
+
+
+def test_a_stop_token_ends_an_answer_like_its_natural_end() -> None:
+    with engine(answer_tokens=20) as fake:
+        words = ask(fake).text.split()
+        last = words[3]
+        stopped = ask(fake, stop_token_ids=(WORDS.index(last), 10_000))
+    assert stopped.text.split() == words[: words.index(last)]
+    assert stopped.finish_reason is FinishReason.STOP
+    assert stopped.completion_tokens == words.index(last)
+
+
+def test_logprobs_belong_to_every_token_and_are_the_same_each_time() -> None:
+    with engine(answer_tokens=20) as fake:
+        answer = ask(fake, logprobs=True)
+        assert answer == ask(fake, logprobs=True)
+        assert ask(fake).logprobs is None
+    assert answer.logprobs is not None
+    assert "".join(each.token for each in answer.logprobs) == answer.text
+    assert {len(each.top) for each in answer.logprobs} == {5}
+
+
+def test_a_schema_is_refused() -> None:
+    with engine() as fake, pytest.raises(InvalidRequest, match="cannot constrain its output"):
+        ask(fake, json_schema="{}")
 
 
 def test_a_prompt_that_fills_the_context_is_refused() -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from app.errors import InvalidRequest
+
 
 class FinishReason(StrEnum):
     """Why a generation ended."""
@@ -40,7 +42,8 @@ class Sampling:
     (CTRL, Keskar et al. 2019), 1.0 is off; ``presence_penalty`` and ``frequency_penalty`` are taken
     off the logits of tokens of the answer, once and per occurrence (as OpenAI's API defines them),
     0.0 is off. ``logprobs`` asks for the log-probability of each chosen token and of the five
-    likeliest, before temperature, penalties and cuts.
+    likeliest, before temperature, penalties and cuts. ``json_schema`` is the text of a JSON Schema
+    that the answer follows, None for free text.
     """
 
     temperature: float = 1.0
@@ -54,6 +57,12 @@ class Sampling:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logprobs: bool = False
+    json_schema: str | None = None
+
+    def refuse_schema(self) -> None:
+        """For engines that cannot follow one; raises InvalidRequest where there is one."""
+        if self.json_schema is not None:
+            raise InvalidRequest("This model's engine cannot constrain its output.")
 
 
 @dataclass(frozen=True, slots=True)

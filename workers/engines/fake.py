@@ -2,17 +2,21 @@
 
 One whitespace-separated word is one token, in prompts and answers; the messages of a chat are
 joined by newlines and their roles are not counted. The same prompt and seed give the same text.
+A token's id is its place in ``WORDS``, and every word has the same probability, so its
+log-probability is always the same; what else changes probabilities is ignored, and a JSON schema
+is refused.
 A catalog version chooses the behaviour in its source: ``fake:tokens_per_second=50&fail_every=10``.
 """
 
 import heapq
+import math
 import random
 import threading
 import time
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from urllib.parse import parse_qsl
 
 from app.errors import (
@@ -22,7 +26,7 @@ from app.errors import (
     GPTQueueError,
     ModelLoadFailed,
 )
-from workers.engines.base import FinishReason, Generation, Request, Stats
+from workers.engines.base import FinishReason, Generation, Request, Sampling, Stats, TokenLogprob
 
 NOUNS = ["queue", "job", "worker", "model", "token", "answer", "lease", "result"]
 WORDS = ["a", "the", "every", "waits", "runs", "ends", "and", "then", "with", *NOUNS]
@@ -144,6 +148,7 @@ class FakeEngine:
             job.future.set_exception(EngineClosed())
 
     def _queue(self, request: Request) -> "Future[Generation]":
+        request.sampling.refuse_schema()
         prompt = prompt_text(request)
         prompt_tokens = len(prompt.split())
         room = self._context_length - prompt_tokens
@@ -155,7 +160,7 @@ class FakeEngine:
                 context_length=self._context_length,
             )
         words = _answer(request, prompt, self._behaviour.answer_tokens)
-        words, reason = _cut(words, min(request.max_tokens, room), request.sampling.stop)
+        words, reason = _cut(words, min(request.max_tokens, room), request.sampling)
         with self._changed:
             if self._closed:
                 raise EngineClosed
@@ -242,6 +247,7 @@ class FakeEngine:
                 finish_reason=reason,
                 prompt_tokens=job.prompt_tokens if job.started is not None else 0,
                 completion_tokens=len(words),
+                logprobs=_logprobs(words) if job.request.sampling.logprobs else None,
             )
         )
 
@@ -260,8 +266,11 @@ def _answer(request: Request, prompt: str, length: int) -> list[str]:
     return chance.choices(WORDS, k=length or chance.randint(SHORTEST, LONGEST))
 
 
-def _cut(words: list[str], limit: int, stop: tuple[str, ...]) -> tuple[list[str], FinishReason]:
+def _cut(words: list[str], limit: int, sampling: Sampling) -> tuple[list[str], FinishReason]:
     """The words that are generated, the one that completes a stop string included, and why."""
+    last = {WORDS[each] for each in sampling.stop_token_ids if each < len(WORDS)}
+    words = list(takewhile(lambda word: word not in last, words))
+    stop = sampling.stop
     for count, text in enumerate(accumulate(words[:limit], "{} {}".format), start=1):
         if any(each in text for each in stop):
             return words[:count], FinishReason.STOP
@@ -269,6 +278,14 @@ def _cut(words: list[str], limit: int, stop: tuple[str, ...]) -> tuple[list[str]
             break
     reason = FinishReason.LENGTH if len(words) > limit else FinishReason.STOP
     return words[:limit], reason
+
+
+def _logprobs(words: list[str]) -> tuple[TokenLogprob, ...]:
+    """Joined, the tokens are the text before its stop strings are cut off."""
+    logprob = -math.log(len(WORDS))
+    top = tuple((f" {word}", logprob) for word in WORDS[:5])
+    tokens = [f" {word}" if place else word for place, word in enumerate(words)]
+    return tuple(TokenLogprob(token, logprob, top) for token in tokens)
 
 
 def _before_stop(text: str, stop: tuple[str, ...]) -> str:

@@ -109,6 +109,7 @@ class TransformersEngine:
         self._thread.join()
 
     def _row(self, request: Request) -> Row:
+        request.sampling.refuse_schema()
         prompt, limit = self._prompts.encode(request)
         return Row(request=request, prompt=prompt, limit=limit, tokenizer=self._tokenizer)
 
