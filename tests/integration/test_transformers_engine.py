@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from app.errors import ContextLengthExceeded, EngineFailed
+from app.errors import ContextLengthExceeded, EngineFailed, InvalidRequest
 from tests.integration import tiny
 from workers.engines.base import FinishReason, Generation, Message, Request, Sampling
 from workers.engines.transformers.engine import TransformersEngine
@@ -62,6 +62,11 @@ def alone(model: Any, tokenizer: Any, prompt: str, max_tokens: int) -> list[int]
     with torch.inference_mode():
         out = model.generate(ids, max_new_tokens=max_tokens, do_sample=False, pad_token_id=0)
     return [token for token in out[0, ids.shape[1] :].tolist() if token != 0]
+
+
+def test_a_schema_is_refused(engine: TransformersEngine) -> None:
+    with pytest.raises(InvalidRequest, match="cannot constrain its output"):
+        ask(engine, json_schema="{}")
 
 
 # Exact equality holds because float32 keeps the order of the two best logits of these random

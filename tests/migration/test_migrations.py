@@ -4,6 +4,7 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import CheckConstraint, create_engine, inspect, text
 from sqlalchemy.exc import DBAPIError
 
@@ -46,6 +47,38 @@ def test_a_downgrade_leaves_nothing_behind_and_the_way_up_is_open_again(
         assert connection.scalar(functions) == 0
     engine.dispose()
     migrate(empty_database, "head")
+
+
+def test_every_step_back_undoes_its_step_and_nothing_else(empty_database: str) -> None:
+    config = alembic_config(empty_database)
+    walk = ScriptDirectory.from_config(config).walk_revisions()
+    revisions = [each.revision for each in walk][::-1]
+    shapes = []
+    for revision in revisions:
+        migrate(empty_database, revision)
+        shapes.append(shape(empty_database))
+    assert len(set(shapes)) == len(revisions)
+    for revision, before in [*zip(revisions, shapes, strict=True)][-2::-1]:
+        command.downgrade(config, revision)
+        assert shape(empty_database) == before, revision
+
+
+def shape(url: str) -> frozenset[tuple[str, ...]]:
+    """Every column with its type, and every index."""
+    engine = create_engine(psycopg2_url(url))
+    with engine.connect() as connection:
+        columns = connection.execute(
+            text(
+                "SELECT table_name, column_name, data_type, is_nullable FROM"
+                " information_schema.columns WHERE table_schema = 'public'"
+            )
+        )
+        indexes = connection.execute(
+            text("SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'")
+        )
+        found = frozenset(tuple(row) for rows in (columns, indexes) for row in rows)
+    engine.dispose()
+    return found
 
 
 @pytest.mark.parametrize(
