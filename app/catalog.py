@@ -20,7 +20,7 @@ class Version(BaseModel):
 
     source: str
     revision: str | None = None
-    engine: Literal["transformers", "openai", "fake"] = "transformers"
+    engine: Literal["native", "transformers", "openai", "fake"] = "native"
     served_name: str | None = None
 
     @model_validator(mode="after")

@@ -34,7 +34,7 @@ def prepare(models: list[Model], state: State, screen: Screen) -> None:
 def is_demo(model: Model) -> bool:
     """Whether new jobs of this model need the folder of the demo model."""
     version = model.versions[model.version]
-    return version.source == demo.NAME and version.engine == "transformers"
+    return version.source == demo.NAME and version.engine in ("native", "transformers")
 
 
 def check_disk(folder: Path, needed: int) -> None:

@@ -65,7 +65,6 @@ ELSEWHERE = {
     "engine_closed",
     "engine_lost",
     "engine_failed",
-    "engine_lost",
     "model_load_failed",
     "unknown_architecture",
 }

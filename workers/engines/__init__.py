@@ -1,11 +1,15 @@
 """Engines: what turns a prompt into text. ``load`` picks the one a catalog version names."""
 
+import structlog
+
 from app.catalog import Model, Version
 from app.config import Settings
-from app.errors import ModelLoadFailed
+from app.errors import ModelLoadFailed, UnknownArchitecture
 from workers.engines.base import Engine
 from workers.engines.fake import FakeBehaviour, FakeEngine
 from workers.engines.openai import loading as openai
+
+log = structlog.get_logger(__name__)
 
 
 def load(name: str, model: Model, *, version: str, settings: Settings) -> Engine:
@@ -31,14 +35,31 @@ def _engine(model: Model, version: Version, settings: Settings) -> Engine:
         )
     if version.engine == "openai":
         return openai.load(version, context_length=model.context_length, settings=settings)
-    # torch and the model libraries take seconds to import, and only this engine needs them.
+    # torch and the model libraries take seconds to import, and only these engines need them.
     try:
-        from workers.engines.transformers import loading
-        from workers.engines.transformers.engine import TransformersEngine
+        if version.engine == "native":
+            return _native(model, version, settings)
+        return _transformers(model, version, settings)
     except ImportError as error:
         raise ModelLoadFailed(
             f'A library is missing ({error.name}): install gptqueue with its "engine" extra.'
         ) from error
+
+
+def _native(model: Model, version: Version, settings: Settings) -> Engine:
+    from workers.engines.native.opening import open_engine
+
+    try:
+        return open_engine(version, settings=settings, context_length=model.context_length)
+    except UnknownArchitecture as error:
+        log.warning("engine_falls_back", reason=error.message, engine="transformers")
+        return _transformers(model, version, settings)
+
+
+def _transformers(model: Model, version: Version, settings: Settings) -> Engine:
+    from workers.engines.transformers import loading
+    from workers.engines.transformers.engine import TransformersEngine
+
     weights, tokenizer = loading.load(
         version, models_dir=settings.models_dir, device=settings.device
     )

@@ -6,8 +6,9 @@ from typing import Any
 
 from app.errors import EngineFailed, GPTQueueError
 from workers.engines.base import Delta, FinishReason, Generation, Request, TokenLogprob
+from workers.engines.logprobs import TokenTexts
 from workers.engines.native import wire
-from workers.engines.transformers.text import Text
+from workers.engines.text import Text
 
 # Tokens of a streaming request travel in groups: a reader sees text flow all the same.
 STREAM_EVERY = 8
@@ -16,18 +17,19 @@ STREAM_EVERY = 8
 class Answer:
     """A request, its tokens so far and the future that waits for it."""
 
-    def __init__(self, request: Request, prompt: Sequence[int], tokenizer: Any) -> None:
-        """``prompt`` is the token ids, at least one."""
+    def __init__(
+        self, request: Request, prompt: Sequence[int], *, tokenizer: Any, texts: TokenTexts
+    ) -> None:
+        """``prompt`` is the token ids, at least one; ``texts`` are those of the tokenizer's."""
         self.request = request
         self.future: Future[Generation] = Future()
         # From now on the future cannot be cancelled behind the engine's back.
         self.future.set_running_or_notify_cancel()
-        self._tokenizer = tokenizer
+        self._texts = texts
         self._prompt_tokens = len(prompt)
         # A completion goes on where its prompt ends; an answer in a chat begins afresh.
         before = prompt if request.messages is None else []
-        self._text = _Text(tokenizer=tokenizer, prompt=before, stop=request.sampling.stop)
-        self._tokens = 0
+        self._text = Text(tokenizer=tokenizer, prompt=before, stop=request.sampling.stop)
         self._logprobs: list[TokenLogprob] = []
         self._outcome: Generation | GPTQueueError | None = None
 
@@ -41,11 +43,9 @@ class Answer:
     def push(self, tokens: list[int], logprobs: wire.Logprobs | None) -> bool:
         """Take new tokens; whether a stop string came up in them, which is the end."""
         self._text.push(tokens)
-        self._tokens += len(tokens)
         if logprobs is not None:
-            self._add_logprobs(tokens, logprobs)
+            self._logprobs.extend(self._texts.described(tokens, logprobs))
         if self._text.stopped:
-            self._tokens = self._text.stopped_after
             self._finish(FinishReason.STOP, prefilled=True)
         return self._text.stopped
 
@@ -63,7 +63,7 @@ class Answer:
     def delta(self) -> Delta | None:
         """The text that is new since the last delta, None if there is none."""
         text = self._text.take()
-        return Delta(self.request.id, text, self._tokens) if text else None
+        return Delta(self.request.id, text, self._text.tokens) if text else None
 
     def resolve(self) -> None:
         """Tell who waits."""
@@ -76,61 +76,12 @@ class Answer:
     def _finish(self, reason: FinishReason, *, prefilled: bool) -> None:
         text = self._text.finish()
         if self._text.stopped:  # the last characters can complete a stop string
-            reason, self._tokens = FinishReason.STOP, self._text.stopped_after
+            reason = FinishReason.STOP
+        asked = self.request.sampling.logprobs
         self._outcome = Generation(
             text=text,
             finish_reason=reason,
             prompt_tokens=self._prompt_tokens if prefilled else 0,
-            completion_tokens=self._tokens,
-            logprobs=tuple(self._logprobs[: self._tokens]) if self._asks_logprobs else None,
+            completion_tokens=self._text.tokens,
+            logprobs=tuple(self._logprobs[: self._text.tokens]) if asked else None,
         )
-
-    @property
-    def _asks_logprobs(self) -> bool:
-        return self.request.sampling.logprobs
-
-    def _add_logprobs(self, tokens: list[int], logprobs: wire.Logprobs) -> None:
-        for token, chosen, ids, values in zip(
-            tokens,
-            logprobs.chosen.tolist(),
-            logprobs.top_ids.tolist(),
-            logprobs.top.tolist(),
-            strict=True,
-        ):
-            top = tuple(zip(map(self._shown, ids), values, strict=True))
-            self._logprobs.append(TokenLogprob(self._shown(token), chosen, top))
-
-    def _shown(self, token: int) -> str:
-        text: str = self._tokenizer.decode([token], clean_up_tokenization_spaces=False)
-        return text
-
-
-class _Text:
-    """Until Text itself takes many tokens and gives new text."""
-
-    def __init__(self, **how: Any) -> None:
-        self._inner = Text(**how)
-        self._count = self._shown = 0
-        self._whole = ""
-
-    @property
-    def stopped(self) -> bool:
-        return self._inner.stopped
-
-    @property
-    def stopped_after(self) -> int:
-        return self._count
-
-    def push(self, tokens: list[int]) -> None:
-        for token in tokens:
-            if not self._inner.stopped:
-                self._inner.push(token)
-                self._count += 1
-
-    def take(self) -> str:
-        fresh, self._shown = self._whole[self._shown :], len(self._whole)
-        return fresh
-
-    def finish(self) -> str:
-        self._whole = self._inner.finish()
-        return self._whole

@@ -14,13 +14,14 @@ import structlog
 
 from app.errors import ContextLengthExceeded, EngineClosed, EngineLost, GPTQueueError
 from workers.engines.base import Delta, FinishReason, Generation, Publisher, Request, Stats
+from workers.engines.logprobs import TokenTexts
 from workers.engines.native import wire
 from workers.engines.native.answers import Answer
 from workers.engines.native.flight import RESTARTING, Flight
 from workers.engines.native.keeper import Keeper
 from workers.engines.native.process import EngineProcess
 from workers.engines.native.restarts import Patience
-from workers.engines.transformers.prompts import Prompts
+from workers.engines.prompts import Prompts
 
 _SUMS = (
     "steps",
@@ -60,6 +61,7 @@ class NativeEngine:
         """
         self.slots = slots
         self._tokenizer = tokenizer
+        self._texts = TokenTexts(tokenizer)
         self._prompts = Prompts(tokenizer, context_length)
         self._publish = publish
         self._flight = Flight()
@@ -114,7 +116,8 @@ class NativeEngine:
     def _queue(self, request: Request) -> "Future[Generation]":
         prompt, limit = self._prompts.encode(request)
         self._check_room(len(prompt), limit)
-        answer = Answer(request, prompt, self._tokenizer)
+        request.sampling.refuse_schema()
+        answer = Answer(request, prompt, tokenizer=self._tokenizer, texts=self._texts)
         with self._keeper.changed:
             if not self._keeper.ready():
                 raise EngineClosed(RESTARTING)
