@@ -5,10 +5,9 @@ from typing import Any
 
 import psutil
 import structlog
-import torch
 
 from app.catalog import Version
-from app.errors import ModelLoadFailed
+from app.errors import ModelLoadFailed, UnknownArchitecture
 from workers.engines.native.loop import Loop
 from workers.engines.native.models import family, lean
 from workers.engines.native.models.llama import Llama
@@ -18,9 +17,9 @@ from workers.engines.transformers.engine import end_tokens
 
 # The most new tokens of a step: as much as keeps the arithmetic busy, and no more, because who
 # decodes waits for it.
-BUDGET = {"cpu": 256, "cuda": 8192}
+BUDGET = 256
 # Of the memory that is free when the model is loaded, so much is for keys and values.
-KV_SHARE = {"cpu": 0.5, "cuda": 0.9}
+KV_SHARE = 0.5
 # 4 bit matrices are kept in bfloat16, too, if that takes no more of the free memory than this.
 DENSE_SHARE = 0.25
 
@@ -35,6 +34,8 @@ def build(
 
     ``device`` is auto, cpu or cuda; ``context_length`` is in tokens.
     """
+    if loading.on_cuda(device):
+        raise UnknownArchitecture("The native engine has no kernels for CUDA yet.")
     weights, tokenizer = loading.load(version, models_dir=models_dir, device=device)
     return assemble(weights, tokenizer, context_length=context_length, slots=slots)
 
@@ -62,7 +63,7 @@ def assemble(
         ModelRunner(model, blocks=blocks),
         slots=slots,
         context_length=context_length,
-        budget=BUDGET[model.device.type],
+        budget=BUDGET,
         end_tokens=ends,
     )
 
@@ -70,16 +71,13 @@ def assemble(
 def _blocks(model: Llama, *, context_length: int, slots: int) -> int:
     """As many as all slots can use, or as fit."""
     useful = slots * -(-context_length // model.kernels.block_size)
-    share = KV_SHARE[model.device.type]
-    fitting = int(_free_bytes(model.device) * share) // model.block_bytes
+    fitting = int(_free_bytes() * KV_SHARE) // model.block_bytes
     if fitting < 1:
         raise ModelLoadFailed("There is no memory left for keys and values beside the model.")
     return min(useful, fitting)
 
 
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+def _free_bytes() -> int:
     available: int = psutil.virtual_memory().available
     return available
 
@@ -89,4 +87,4 @@ def _dense_fits(weights: Any) -> bool:
     # Roughly: what the layers' matrices have in weights, at two bytes each.
     per_layer = config.hidden_size * (4 * config.hidden_size + 3 * config.intermediate_size)
     needed: int = 2 * config.num_hidden_layers * per_layer
-    return needed < _free_bytes(torch.device("cpu")) * DENSE_SHARE
+    return needed < _free_bytes() * DENSE_SHARE

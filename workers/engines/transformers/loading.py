@@ -33,7 +33,7 @@ def load(version: Version, *, models_dir: Path, device: str) -> tuple[Any, Any]:
     ``device`` is auto, cpu or cuda.
     """
     be_quiet()
-    on_cuda = _on_cuda(device)
+    cuda = on_cuda(device)
     place = _place(version, models_dir)
     try:
         config = AutoConfig.from_pretrained(**place, trust_remote_code=False)
@@ -42,7 +42,7 @@ def load(version: Version, *, models_dir: Path, device: str) -> tuple[Any, Any]:
         with warnings.catch_warnings():
             # What the libraries deprecate among themselves is no news to an operator.
             warnings.simplefilter("ignore")
-            model = _model(place, config, on_cuda=on_cuda)
+            model = _model(place, config, on_cuda=cuda)
     except ModelLoadFailed:
         raise
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -62,7 +62,8 @@ def load_tokenizer(version: Version, models_dir: Path) -> Any:
         raise ModelLoadFailed(_sentence(error)) from error
 
 
-def _on_cuda(device: str) -> bool:
+def on_cuda(device: str) -> bool:
+    """Whether models go to a GPU; raises ModelLoadFailed if there must be one and is not."""
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
         raise ModelLoadFailed("The device is set to cuda, but there is no CUDA device here.")
