@@ -74,9 +74,7 @@ class Serving:
 
     def close(self) -> None:
         """Stop the engine; what it was asked for raises EngineClosed, now and afterwards."""
-        if (
-            self._state is not WorkerState.FAILED
-        ):  # why it failed is what the operator wants to read
+        if self._state is not WorkerState.FAILED:  # else the reason is what operators want to read
             self._state = WorkerState.STOPPED
         if self._engine is not None:
             self._engine.close()
