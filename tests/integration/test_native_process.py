@@ -181,9 +181,11 @@ def test_an_id_that_is_in_flight_is_refused(endless: NativeEngine) -> None:
 def test_text_that_the_tokenizer_cannot_make_fails_its_request_alone(open_engine: Open) -> None:
     engine = open_engine(tokenizer=standin.Broken(), step_seconds=0.001)
     fine = engine.submit(ask("fine", 40, stream=True))
-    broken = engine.submit(ask("##", 40, sampling=Sampling(stop=("never",))))
-    assert error_of(broken) is EngineFailed
-    assert error_of(engine.submit(ask("##", 4))) is EngineFailed
+    for number, sampling in enumerate([Sampling(stop=("never",)), Sampling()]):
+        broken = Request(
+            id=str(number), max_tokens=40, messages=[Message("user", "##")], sampling=sampling
+        )
+        assert error_of(engine.submit(broken)) is EngineFailed
     assert fine.result(timeout=60).text == "fine" * 10
 
 
