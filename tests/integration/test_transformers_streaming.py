@@ -179,3 +179,16 @@ def test_a_presence_penalty_lets_no_token_come_twice(engine: TransformersEngine)
 
 def test_min_p_of_almost_one_is_greedy(engine: TransformersEngine) -> None:
     assert ask(engine, temperature=1, min_p=0.9999).text == ask(engine).text
+
+
+def test_a_slot_that_had_penalties_has_none_for_the_next_request(
+    engine: TransformersEngine,
+) -> None:
+    greedy = ask(engine).text
+    penalized = {"presence_penalty": 1000.0, "max_tokens": 50}
+    for future in [engine.submit(request(str(n), **penalized)) for n in range(SLOTS)]:
+        assert future.result(timeout=30).text
+    beside = engine.submit(request("beside", **penalized))
+    nearly_greedy = engine.submit(request("one", temperature=1e-6))
+    assert nearly_greedy.result(timeout=30).text == greedy
+    assert beside.result(timeout=30).text

@@ -225,6 +225,16 @@ def test_what_was_chosen_counts_for_the_penalties_of_its_slot_alone() -> None:
     assert [second for _, second in steps] == [0] * 6
 
 
+def test_it_may_be_used_in_inference_mode_and_outside_of_it() -> None:
+    made = sampler([Sampling(temperature=0, presence_penalty=9.0)])
+    with torch.inference_mode():
+        made.admit(0, Sampling(temperature=0, presence_penalty=9.0), np.arange(200))
+        step(made, torch.zeros(1, VOCABULARY), [0], 0)
+    made.release(0)
+    made.admit(0, Sampling(temperature=0, presence_penalty=9.0), np.arange(VOCABULARY))
+    assert step(made, torch.zeros(1, VOCABULARY), [0], 0).tokens.tolist() == [0]
+
+
 def test_more_tokens_than_there_was_room_for_are_counted() -> None:
     vocabulary = 300
     made = Sampler(1, vocabulary, torch.device("cpu"))
@@ -249,11 +259,15 @@ def test_a_request_that_pauses_goes_on_as_if_it_had_not() -> None:
     assert tokens == whole
 
 
-@pytest.mark.parametrize("strength", [0.0, 0.1])
-def test_a_released_slot_has_forgotten_its_request(strength: float) -> None:
+@pytest.mark.parametrize(
+    "next_one",
+    [Sampling(temperature=1e-6), Sampling(temperature=0, presence_penalty=0.1)],
+    ids=["without penalties", "with others"],
+)
+def test_a_released_slot_has_forgotten_its_request(next_one: Sampling) -> None:
     made = sampler([Sampling(temperature=0, presence_penalty=100.0)] * 2)
     made.release(0)
-    made.admit(0, Sampling(temperature=0, presence_penalty=strength), np.array(PROMPT))
+    made.admit(0, next_one, np.array(PROMPT))
     # Beside one that has penalties, so that they are applied.
     chosen = step(made, torch.tensor([LOGITS] * 2), [0, 1], 0).tokens
     assert chosen[0] == np.argmax(LOGITS) != chosen[1]

@@ -79,7 +79,11 @@ class _Group:
 
 
 class Sampler:
-    """Chooses tokens for the requests that were admitted into its slots."""
+    """Chooses tokens for the requests that were admitted into its slots.
+
+    It never differentiates, and its callers need not say so: tensors that were made in inference
+    mode cannot be changed outside of it.
+    """
 
     def __init__(self, slots: int, vocabulary: int, device: torch.device) -> None:
         """``vocabulary`` is the number of logits in a row; ``device`` is where they are."""
@@ -88,6 +92,7 @@ class Sampler:
         self._penalties = Penalties(slots, vocabulary, device)
         self._group: _Group | None = None
 
+    @torch.inference_mode()
     def admit(self, slot: int, sampling: Sampling, prompt: Ids) -> None:
         """A request begins in this slot, which is free; ``prompt`` (tokens,) is its ids.
 
@@ -108,11 +113,13 @@ class Sampler:
         if penalized:
             self._penalties.admit(slot, sampling, prompt)
 
+    @torch.inference_mode()
     def release(self, slot: int) -> None:
         """The request in this slot is over."""
         if self._given["penalized"][slot]:
             self._penalties.release(slot)
 
+    @torch.inference_mode()
     def choose(self, logits: Tensor, slots: Ids, positions: Ids) -> Chosen:
         """The next token of each row; from now on it counts for the penalties.
 
@@ -141,11 +148,9 @@ class Sampler:
         tokens = _valid(best)
         if group.draws:
             # The largest score is taken off first, so that a low temperature overflows nowhere.
-            weights = (
-                scores.sub_(best.values.unsqueeze(-1)).div_(group.temperature.unsqueeze(-1)).exp_()
-            )
+            scores.sub_(best.values.unsqueeze(-1)).div_(group.temperature.unsqueeze(-1))
             shares = self._sent(uniform(group.seeds, positions[group.places]))
-            drawn = draw(weights, shares, group.cuts, cut=group.cut)
+            drawn = draw(scores.exp_(), shares, group.cuts, cut=group.cut)
             tokens = torch.where(group.random & (tokens >= 0), drawn, tokens)
         if penalties:
             self._penalties.count(group.penalized_slots, tokens[group.penalized])

@@ -14,7 +14,11 @@ CONTEXT = 4
 
 
 class Text:
-    """The text of one generation, grown by groups of tokens."""
+    """The text of one generation, grown by groups of tokens.
+
+    ``stopped`` says that a stop string has come up: what is pushed after it is ignored. ``tokens``
+    counts those of the answer: all, or up to the one that completed the stop string.
+    """
 
     def __init__(self, *, tokenizer: Any, prompt: Sequence[int], stop: tuple[str, ...]) -> None:
         """``prompt`` is the ids that the text goes on from, empty where it begins afresh; ``stop``
@@ -33,10 +37,9 @@ class Text:
         self._held = ""
         self.stopped = False
         self.tokens = 0
-        """Completion tokens: all, or up to the one that completed the stop string."""
 
     def push(self, ids: Sequence[int]) -> None:
-        """Add tokens; ``stopped`` is true afterwards when a stop string has come up."""
+        """Add tokens, and look for stop strings if there are any."""
         if self.stopped:
             return
         self._ids.extend(ids)
@@ -48,7 +51,9 @@ class Text:
         """The text that is new since the last time, as far as nothing can change it any more."""
         if not self.stopped:
             self._advance()
-        return self._untold()
+        fresh = "".join(self._pieces[self._taken :])
+        self._taken = len(self._pieces)
+        return fresh
 
     def finish(self) -> str:
         """The whole text: up to the first stop string, without a character cut in half."""
@@ -58,11 +63,6 @@ class Text:
             self._pieces.append(self._held.rstrip(INCOMPLETE))
             self._held = ""
         return "".join(self._pieces)
-
-    def _untold(self) -> str:
-        fresh = "".join(self._pieces[self._taken :])
-        self._taken = len(self._pieces)
-        return fresh
 
     def _advance(self) -> None:
         """Read as many of the new ids as end with a whole character."""
