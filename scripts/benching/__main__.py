@@ -23,6 +23,7 @@ from scripts.benching import (
     waiting,
     webhooks,
 )
+from scripts.benching.engine import command as engine
 from scripts.benching.notes import Notes
 from scripts.stack.problem import Problem
 
@@ -34,6 +35,7 @@ BENCHES = {
     "memory": memory,
     "recovery": recovery,
     "webhooks": webhooks,
+    "engine": engine,
 }
 
 

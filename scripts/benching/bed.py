@@ -46,12 +46,12 @@ engine = "fake"
 class Bed:
     """Servers with the schema, an account with credit, and the parts that a benchmark starts."""
 
-    def __init__(self, folder: Path, stopping: ExitStack) -> None:
+    def __init__(self, folder: Path, stopping: ExitStack, catalog: str) -> None:
         self._folder = folder
         self._stopping = stopping
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._environment = {"GPTQUEUE_CATALOG_FILE": str(folder / "catalog.toml")}
-        (folder / "catalog.toml").write_text(CATALOG)
+        (folder / "catalog.toml").write_text(catalog)
         self.stack = self._start_servers()
         self.key = self._prepare_database()
 
@@ -124,12 +124,12 @@ def migrate(url: str) -> None:
 
 
 @contextmanager
-def made() -> Iterator[Bed]:
-    """A bed for the length of the block."""
+def made(catalog: str = CATALOG) -> Iterator[Bed]:
+    """A bed for the length of the block, which serves the models of ``catalog``, in TOML."""
     with (
         tempfile.TemporaryDirectory(prefix="gptqueue-bench-", ignore_cleanup_errors=True) as name,
         ExitStack() as stopping,
     ):
         # As root, PostgreSQL runs as another user, who has to get through.
         Path(name).chmod(0o711)
-        yield Bed(Path(name), stopping)
+        yield Bed(Path(name), stopping, catalog)

