@@ -4,7 +4,9 @@ import http.client
 import json
 import os
 import subprocess
+import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,16 +33,11 @@ class Llama:
             *("--parallel", SLOTS, "--ctx-size", SLOTS * SLOT_TOKENS, "-t", threads),
         ]
         try:
-            self._process = subprocess.Popen(
-                list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
-        except OSError as error:
-            raise Failed(f"{binary} cannot be started: {error.strerror}.") from error
-        try:
-            self._wait()
+            self._start(command)
         except Failed:
-            self.close()
-            raise
+            # Some machines name AMX among their features and do not let it be used: llama.cpp
+            # then crashes at the start, unless it leaves the weights as they are.
+            self._start([*command, "--no-repack"])
 
     def ask(self, work: Work) -> list[Answer]:
         """As many connections as requests are in flight."""
@@ -59,12 +56,28 @@ class Llama:
             self._process.kill()
             self._process.wait()
 
-    def _wait(self) -> None:
+    def _start(self, command: Sequence[str | int | Path]) -> None:
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (it lives as long as the server)
+        try:
+            self._process = subprocess.Popen(
+                list(map(str, command)),
+                # Waiting passively, as our scripts have it, would slow it down to half.
+                env={key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"},
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+            )
+        except OSError as error:
+            raise Failed(f"{command[0]} cannot be started: {error.strerror}.") from error
         deadline = time.monotonic() + START_SECONDS
         while not answers(f"http://{LOCALHOST}:{self._port}/health"):
             if self._process.poll() is not None or time.monotonic() > deadline:
-                raise Failed("llama-server did not start.")
+                self.close()
+                raise Failed(f"llama-server did not start: {self._last_words()}")
             time.sleep(0.1)
+
+    def _last_words(self) -> str:
+        self._log.seek(0)
+        return (self._log.read().strip().splitlines() or ["it said nothing"])[-1]
 
     def _ask_one(self, flight: Flight, number: int, prompt: str, tokens: int) -> None:
         try:
