@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +26,11 @@ ALONE = {
     "waiting": {"told_p50", "told_p99", "waiting_transactions", "idle_transactions"},
     "memory": {"api_rss_most", "submit_rate"},
 }
+ENGINE = {"engine_in_worker"} | {
+    f"engine_{load}_{other}"
+    for load in ("1", "16", "64", "random")
+    for other in ("static", "continuous")
+}
 
 
 @pytest.mark.parametrize(
@@ -38,25 +44,50 @@ ALONE = {
     ],
 )
 def test_a_benchmark_prints_one_line_of_figures(name: str, quickly: list[str]) -> None:
-    finished = subprocess.run(
-        [sys.executable, "-m", "scripts.benching", name, "--json", *quickly],
+    check(run(name, *quickly), compared=COMPARED[name], alone=ALONE.get(name, set()))
+
+
+def test_the_benchmark_of_the_engine_compares_all_who_run_the_same_checkpoint(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("torch")
+    from tests.integration import tiny
+
+    tiny.llama().save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    quickly = ["--tokens", "2", "--seconds", "0.1", "--rounds", "1", "--jobs", "4"]
+    model = ["--checkpoint", str(tmp_path), "--engine", "transformers"]
+    finished = run("engine", *quickly, *model, "--llama-server", "/nowhere", "--gguf", "/nowhere")
+    check(finished, compared=ENGINE, alone={"engine_memory_per_slot"})
+    assert "llama does not take part: /nowhere cannot be started" in finished.stderr
+    assert "not measured: 1 request, beside llama-server" in finished.stderr
+
+
+def run(name: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """One benchmark to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "scripts.benching", name, "--json", *options],
         check=False,
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=240,
     )
+
+
+def check(finished: subprocess.CompletedProcess[str], compared: set[str], alone: set[str]) -> None:
+    """It printed these figures, with a baseline and without."""
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.count("\n") == 1
     found = {figure["name"]: figure for figure in json.loads(finished.stdout)}
-    assert set(found) == COMPARED[name] | ALONE.get(name, set())
+    assert set(found) == compared | alone
     for figure in found.values():
         assert set(figure) == {"name", "value", "unit", "baseline", "ratio"}
         assert figure["value"] >= 0
-    for each in COMPARED[name]:
+    for each in compared:
         assert found[each]["baseline"] > 0
         assert found[each]["ratio"] > 0
-    for each in ALONE.get(name, set()):
+    for each in alone:
         assert found[each]["ratio"] is None
 
 

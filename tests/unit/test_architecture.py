@@ -108,12 +108,11 @@ def test_workers_never_import_the_api_nor_flask() -> None:
             assert not {name for name in names if name.startswith(("app.api", "flask"))}, path
 
 
-def test_only_engines_import_torch() -> None:
+def test_only_engines_and_what_makes_and_measures_models_import_torch() -> None:
     for path, tree in TREES.items():
         heavy = {name.split(".")[0] for name in imported(tree)} & {"torch", "transformers"}
-        allowed = path.is_relative_to(ROOT / "workers" / "engines") or path.is_relative_to(
-            ROOT / "scripts" / "quantization"
-        )
+        rooms = ("workers/engines", "scripts/quantization", "scripts/benching/engine")
+        allowed = any(path.is_relative_to(ROOT / room) for room in rooms)
         assert allowed or not heavy, path
 
 

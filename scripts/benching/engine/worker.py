@@ -7,6 +7,8 @@ import http.client
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 
 import psycopg2
@@ -49,12 +51,13 @@ def measure(
         with notes.doing("starting the API and the workers"):
             worker = stack.worker(MODEL, slots=SLOTS)
             ground.start(stack.api(), worker, stack.delivery(), stack.beat())
-        run(ground, receiver, [prompts.text() for _ in range(CLIENTS)], prompts.tokens)
+        product = Product(ground, receiver)
+        product.run([prompts.text() for _ in range(CLIENTS)], prompts.tokens)
         for _ in range(rounds):
             outside.append(ask(alone, prompts, jobs))
             notes.say(f"{alone.name} alone, {jobs} requests: {outside[-1]:,.0f} tokens/s")
             texts = [prompts.text() for _ in range(jobs)]
-            inside.append(run(ground, receiver, texts, prompts.tokens))
+            inside.append(product.run(texts, prompts.tokens))
             notes.say(f"{alone.name} in the worker, {jobs} jobs: {inside[-1]:,.0f} tokens/s")
     return inside, outside
 
@@ -67,41 +70,45 @@ def ask(alone: Host, prompts: Prompts, requests: int) -> float:
         raise Problem(f"{alone.name}: {error}") from error
 
 
-def run(ground: Bed, receiver: Receiver, texts: list[str], tokens: int) -> float:
-    """Tokens per second from the first POST to the last webhook."""
-    receiver.forget()
-    before = generated(ground)
-    started = time.monotonic()
-    with ThreadPoolExecutor(max_workers=CLIENTS) as clients:
-        list(clients.map(lambda text: submit(ground, receiver, text, tokens), texts))
-    seconds = receiver.last_moment(len(texts)) - started
-    found = generated(ground) - before
-    if found != tokens * len(texts):
-        raise Problem(f"{len(texts)} jobs gave {found} tokens, not {tokens * len(texts)}.")
-    return found / seconds
+@dataclass(frozen=True)
+class Product:
+    """A stack that runs, and where its webhooks arrive."""
 
+    ground: Bed
+    receiver: Receiver
 
-def submit(ground: Bed, receiver: Receiver, text: str, tokens: int) -> None:
-    """Post one job; raises Problem when it is refused."""
-    connection = http.client.HTTPConnection(LOCALHOST, ground.stack.choices.port)
-    body = {"model": MODEL, "prompt": text, "max_tokens": tokens, "temperature": 0}
-    headers = {
-        "Authorization": f"Bearer {ground.key}",
-        "Content-Type": "application/json",
-    }
-    message = json.dumps({**body, "webhook_url": receiver.url})
-    connection.request("POST", "/api/v1/complete", message, headers)
-    answer = connection.getresponse()
-    if answer.status != 202:
-        raise Problem(f"A job was refused ({answer.status}): {answer.read().decode()}")
-    connection.close()
+    def run(self, texts: list[str], tokens: int) -> float:
+        """Tokens per second from the first POST to the last webhook."""
+        self.receiver.forget()
+        before = self._generated()
+        started = time.monotonic()
+        with ThreadPoolExecutor(max_workers=CLIENTS) as clients:
+            list(clients.map(lambda text: self._submit(text, tokens), texts))
+        seconds = self.receiver.last_moment(len(texts)) - started
+        found = self._generated() - before
+        if found != tokens * len(texts):
+            raise Problem(f"{len(texts)} jobs gave {found} tokens, not {tokens * len(texts)}.")
+        return found / seconds
 
+    def _submit(self, text: str, tokens: int) -> None:
+        connection = http.client.HTTPConnection(LOCALHOST, self.ground.stack.choices.port)
+        body = {"model": MODEL, "prompt": text, "max_tokens": tokens, "temperature": 0}
+        message = json.dumps({**body, "webhook_url": self.receiver.url})
+        headers = {
+            "Authorization": f"Bearer {self.ground.key}",
+            "Content-Type": "application/json",
+        }
+        connection.request("POST", "/api/v1/complete", message, headers)
+        answer = connection.getresponse()
+        if answer.status != HTTPStatus.ACCEPTED:
+            raise Problem(f"A job was refused ({answer.status}): {answer.read().decode()}")
+        connection.close()
 
-def generated(ground: Bed) -> int:
-    """The completion tokens of all jobs so far."""
-    connection = psycopg2.connect(ground.stack.database_url)
-    with connection, connection.cursor() as cursor:
-        cursor.execute(TOKENS)
-        (tokens,) = cursor.fetchone()
-    connection.close()
-    return int(tokens or 0)
+    def _generated(self) -> int:
+        """The completion tokens of all jobs so far."""
+        connection = psycopg2.connect(self.ground.stack.database_url)
+        with connection, connection.cursor() as cursor:
+            cursor.execute(TOKENS)
+            (tokens,) = cursor.fetchone()
+        connection.close()
+        return int(tokens or 0)
