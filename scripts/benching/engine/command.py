@@ -80,6 +80,8 @@ def on_cpu(options: argparse.Namespace, notes: Notes) -> list[Figure]:
                 rounds=options.rounds,
                 notes=notes,
             )
+    if ours not in contest.rounds.first_p50:
+        notes.say("-  not measured: time to the first token, since the engine does not stream")
     return [
         *compared(contest.rounds, ours),
         *first_token(contest.rounds, ours),
