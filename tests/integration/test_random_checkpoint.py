@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from scripts.benching.engine import weights
 from scripts.benching.engine.shapes import SHAPES, Shape
@@ -46,6 +46,13 @@ def test_the_packed_weights_are_as_small_as_trained_ones(tmp_path: Path) -> None
     numbers = (packed.unsqueeze(-1) >> (4 * torch.arange(8))) & 15
     spread = ((numbers - 8) * tensors[layer + "scales"][0, 0]).float().std().item()
     assert spread == pytest.approx(weights.SPREAD, rel=0.05)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_its_texts_never_end(name: str, tmp_path: Path) -> None:
+    folder = weights.make(tmp_path / "model", small(name), quantized=False)
+    assert AutoConfig.from_pretrained(folder).eos_token_id is None
+    assert PreTrainedTokenizerFast.from_pretrained(folder).eos_token_id is None
 
 
 def test_a_prompt_has_as_many_tokens_as_numbers(tmp_path: Path) -> None:

@@ -93,6 +93,13 @@ def test_a_contestant_that_generates_another_number_of_tokens_is_out() -> None:
     }
 
 
+def test_a_bench_ends_when_our_engine_fails_in_it() -> None:
+    with started({"ours": fake(more="&fail_every=2")}, ours="ours", notes=Notes()) as hosts:
+        contest = Contest(hosts, ours="ours", notes=Notes())
+        with pytest.raises(Problem, match=r"^ours: .*fail"):
+            contest.warm(Prompts(TOKENS, 1))
+
+
 def test_without_our_engine_nothing_is_compared(capsys: pytest.CaptureFixture[str]) -> None:
     entries = {"theirs": fake(more="&fail_at_load=1"), "ours": fake(more="&fail_at_load=1")}
     with (

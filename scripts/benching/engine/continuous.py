@@ -1,5 +1,6 @@
 """Contestant: transformers' own continuous batching, with its manager kept running."""
 
+import logging
 import threading
 from pathlib import Path
 
@@ -29,6 +30,7 @@ class Continuous:
             )
         except ModelLoadFailed as error:
             raise Failed(error.message) from error
+        logging.getLogger("ContinuousBatchingLogger").setLevel(logging.ERROR)
         self._manager = model.init_continuous_batching(
             generation_config=GenerationConfig(
                 do_sample=False, eos_token_id=NO_END, pad_token_id=0

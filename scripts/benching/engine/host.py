@@ -1,6 +1,8 @@
 """A contestant in a process of its own, where it finds neither our threads nor another's memory."""
 
 import multiprocessing
+import os
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -83,6 +85,8 @@ class Host:
 
 def serve(connection: Connection, make: Callable[[], Contestant]) -> None:
     """The process's own end: make the contestant, then do what is asked until None is."""
+    # What the libraries print there must not get among the figures.
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     try:
         contestant = make()
     except Failed as error:

@@ -28,7 +28,9 @@ ZEROS = 0x77777777
 def make(folder: Path, shape: Shape, *, quantized: bool, group_size: int = GROUP_SIZE) -> Path:
     """Write a checkpoint of this shape to ``folder``."""
     folder.mkdir()
-    config = {**shape.config(), "dtype": "bfloat16"}
+    # Unless told otherwise, some kinds of models take their token 2 for the end of a text.
+    ends = {"bos_token_id": None, "eos_token_id": None}
+    config = {**shape.config(), **ends, "dtype": "bfloat16"}
     skeleton = AutoConfig.for_model(**config)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(skeleton)
