@@ -29,8 +29,9 @@ ALONE = {
 ENGINE = {"engine_in_worker"} | {
     f"engine_{load}_{other}"
     for load in ("1", "16", "64", "random")
-    for other in ("static", "continuous")
+    for other in ("static", "continuous", "transformers")
 }
+ENGINE |= {"engine_first_token_p50", "engine_first_token_p99", "engine_loop_512"}
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_the_benchmark_of_the_engine_compares_all_who_run_the_same_checkpoint(
     tiny.llama().save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)
     quickly = ["--tokens", "2", "--seconds", "0.1", "--rounds", "1", "--jobs", "4"]
-    model = ["--checkpoint", str(tmp_path), "--engine", "transformers"]
+    model = ["--checkpoint", str(tmp_path), "--engine", "native"]
     finished = run("engine", *quickly, *model, "--llama-server", "/nowhere", "--gguf", "/nowhere")
     check(finished, compared=ENGINE, alone={"engine_memory_per_slot"})
     assert "llama does not take part: /nowhere cannot be started" in finished.stderr

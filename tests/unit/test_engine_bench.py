@@ -19,6 +19,8 @@ from scripts.benching.figures import Figure
 from scripts.benching.notes import Notes
 from scripts.stack.problem import Problem
 from tests.conftest import ROOT
+from workers import engines
+from workers.engines.fake import FakeBehaviour, FakeEngine
 
 TOKENS = 4
 
@@ -108,6 +110,15 @@ def test_without_our_engine_nothing_is_compared(capsys: pytest.CaptureFixture[st
     ):
         pass
     assert "theirs does not take part" in capsys.readouterr().err
+
+
+def test_an_engine_for_which_another_falls_in_is_not_measured_under_its_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fallen_in = FakeEngine(behaviour=FakeBehaviour(), context_length=8, slots=1)
+    monkeypatch.setattr(engines, "load", lambda *_, **__: fallen_in)
+    with pytest.raises(Failed, match="The engine native does not run this model here"):
+        Product("native", folder=Path("anywhere"), slots=1, device="cpu")
 
 
 def test_a_contestant_whose_requests_fail_says_why() -> None:

@@ -5,28 +5,36 @@ import structlog
 from app.catalog import Model, Version
 from app.config import Settings
 from app.errors import ModelLoadFailed, UnknownArchitecture
-from workers.engines.base import Engine
+from workers.engines.base import Engine, Publisher, nowhere
 from workers.engines.fake import FakeBehaviour, FakeEngine
 from workers.engines.openai import loading as openai
 
 log = structlog.get_logger(__name__)
 
 
-def load(name: str, model: Model, *, version: str, settings: Settings) -> Engine:
-    """The engine that runs ``version`` of the model ``name``, ready for requests.
+def load(
+    name: str,
+    model: Model,
+    *,
+    version: str,
+    settings: Settings,
+    publish: Publisher = nowhere,
+) -> Engine:
+    """The engine that runs ``version`` of the model ``name``, ready for requests; ``publish`` is
+    told the text of those that stream, by the engines that do (native).
 
     Raises ModelLoadFailed with a sentence for the operator; the log has the library's own words.
     """
     if version not in model.versions:
         raise ModelLoadFailed(f"The model {name} has no version {version}.")
     try:
-        return _engine(model, model.versions[version], settings)
+        return _engine(model, model.versions[version], settings, publish)
     except ModelLoadFailed as error:
         message = f"{name}, version {version}: {error.message}"
         raise ModelLoadFailed(message, **error.details) from error
 
 
-def _engine(model: Model, version: Version, settings: Settings) -> Engine:
+def _engine(model: Model, version: Version, settings: Settings, publish: Publisher) -> Engine:
     if version.engine == "fake":
         return FakeEngine(
             behaviour=FakeBehaviour.parse(version.source),
@@ -38,7 +46,7 @@ def _engine(model: Model, version: Version, settings: Settings) -> Engine:
     # torch and the model libraries take seconds to import, and only these engines need them.
     try:
         if version.engine == "native":
-            return _native(model, version, settings)
+            return _native(model, version, settings, publish)
         return _transformers(model, version, settings)
     except ImportError as error:
         raise ModelLoadFailed(
@@ -46,11 +54,16 @@ def _engine(model: Model, version: Version, settings: Settings) -> Engine:
         ) from error
 
 
-def _native(model: Model, version: Version, settings: Settings) -> Engine:
+def _native(model: Model, version: Version, settings: Settings, publish: Publisher) -> Engine:
     from workers.engines.native.opening import open_engine
 
     try:
-        return open_engine(version, settings=settings, context_length=model.context_length)
+        return open_engine(
+            version,
+            settings=settings,
+            context_length=model.context_length,
+            publish=publish,
+        )
     except UnknownArchitecture as error:
         log.warning("engine_falls_back", reason=error.message, engine="transformers")
         return _transformers(model, version, settings)

@@ -109,6 +109,10 @@ class Delta:
 Publisher = Callable[[Sequence[Delta]], None]
 
 
+def nowhere(deltas: Sequence[Delta]) -> None:
+    """The Publisher where nobody reads the text as it grows."""
+
+
 @dataclass(frozen=True, slots=True)
 class Generation:
     """What became of a request; token counts are what the customer pays for.

@@ -1,18 +1,16 @@
 """Contestants: our own engines, asked as a worker asks them."""
 
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from app.catalog import Model, Version
 from app.config import Settings
 from app.errors import GPTQueueError
 from scripts.benching.engine.work import Answer, Failed, Flight, Work
 from workers import engines
-from workers.engines.base import Delta, Generation, Request, Sampling
+from workers.engines.base import Delta, Generation, Publisher, Request, Sampling
 
 CONTEXT_LENGTH = 2048
 
@@ -30,6 +28,9 @@ class Product:
             )
         except (GPTQueueError, ValueError) as error:
             raise Failed(f"The engine {engine} cannot be loaded: {error}") from error
+        if not type(self._engine).__module__.startswith(f"{engines.__name__}.{engine}"):
+            self._engine.close()
+            raise Failed(f"The engine {engine} does not run this model here: another fell in.")
 
     def ask(self, work: Work) -> list[Answer]:
         """Submit each request at its moment."""
@@ -55,9 +56,7 @@ class Product:
             self._flight.began(int(delta.request_id))
 
 
-def _loaded(
-    version: dict[str, str], *, settings: Settings, publish: Callable[[Sequence[Delta]], None]
-) -> engines.Engine:
+def _loaded(version: dict[str, str], *, settings: Settings, publish: Publisher) -> engines.Engine:
     model = Model(
         context_length=CONTEXT_LENGTH,
         input_price_micros=0,
@@ -65,10 +64,7 @@ def _loaded(
         version="1",
         versions={"1": Version.model_validate(version)},
     )
-    # An engine that does not stream yet has no first tokens to tell.
-    streams = "publish" in inspect.signature(engines.load).parameters
-    options: dict[str, Any] = {"publish": publish} if streams else {}
-    return engines.load("bench", model, version="1", settings=settings, **options)
+    return engines.load("bench", model, version="1", settings=settings, publish=publish)
 
 
 def _landed(flight: Flight, number: int, future: "Future[Generation]") -> None:

@@ -13,7 +13,15 @@ import numpy as np
 import structlog
 
 from app.errors import ContextLengthExceeded, EngineClosed, EngineLost, GPTQueueError
-from workers.engines.base import Delta, FinishReason, Generation, Publisher, Request, Stats
+from workers.engines.base import (
+    Delta,
+    FinishReason,
+    Generation,
+    Publisher,
+    Request,
+    Stats,
+    nowhere,
+)
 from workers.engines.logprobs import TokenTexts
 from workers.engines.native import wire
 from workers.engines.native.answers import Answer
@@ -37,10 +45,6 @@ _NO_STATS = Stats(running=0, waiting=0, steps=0, generated_tokens=0)
 log = structlog.get_logger(__name__)
 
 
-def _nowhere(deltas: Sequence[Delta]) -> None:
-    """Nobody reads the text as it grows."""
-
-
 class NativeEngine:
     """Engine (see base)."""
 
@@ -53,7 +57,7 @@ class NativeEngine:
         slots: int,
         stall_seconds: float,
         patience: Patience | None = None,
-        publish: Publisher = _nowhere,
+        publish: Publisher = nowhere,
     ) -> None:
         """Waits until the model is loaded; raises ModelLoadFailed, UnknownArchitecture if another
         engine may know it. ``context_length`` is in tokens; a process that says nothing for

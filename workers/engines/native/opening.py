@@ -2,6 +2,7 @@
 
 from app.catalog import Version
 from app.config import Settings
+from workers.engines.base import Publisher, nowhere
 from workers.engines.native import wire
 from workers.engines.native.engine import NativeEngine
 from workers.engines.transformers.loading import load_tokenizer
@@ -10,7 +11,13 @@ from workers.engines.transformers.loading import load_tokenizer
 FACTORY = "workers.engines.native.building:build"
 
 
-def open_engine(version: Version, *, settings: Settings, context_length: int) -> NativeEngine:
+def open_engine(
+    version: Version,
+    *,
+    settings: Settings,
+    context_length: int,
+    publish: Publisher = nowhere,
+) -> NativeEngine:
     """The engine, ready for requests; raises ModelLoadFailed, UnknownArchitecture if another
     engine may know it. ``context_length`` is in tokens.
     """
@@ -30,4 +37,5 @@ def open_engine(version: Version, *, settings: Settings, context_length: int) ->
         context_length=context_length,
         slots=settings.engine_slots,
         stall_seconds=settings.engine_stall_seconds,
+        publish=publish,
     )
