@@ -19,7 +19,7 @@ from app.jobs import claim
 from app.jobs.claim import Claimed
 from app.jobs.transition import Lease
 from workers import engines
-from workers.engines.base import Engine, Generation, Message, Request, Sampling
+from workers.engines.base import Engine, Generation, Message, Request, Sampling, Stats
 from workers.gpus import Gpus
 from workers.heartbeat import Heartbeat
 
@@ -70,7 +70,8 @@ class Serving:
         self._state = WorkerState.READY
         self.heartbeat.beat()
         seconds = round(time.monotonic() - started, 1)
-        log.info("model_ready", model=self.identity.model, seconds=seconds)
+        name = self._engine.name
+        log.info("model_ready", model=self.identity.model, engine=name, seconds=seconds)
 
     def close(self) -> None:
         """Stop the engine; what it was asked for raises EngineClosed, now and afterwards."""
@@ -136,7 +137,8 @@ class Serving:
             self._engine.cancel(_request_id(lease))
 
     def _report(self) -> presence.Report:
-        stats = self._engine.stats() if self._engine else None
+        engine = self._engine
+        stats = engine.stats() if engine else None
         # An engine that starts again loads its model again.
         problem = stats.problem if stats and self._state is WorkerState.READY else ""
         return presence.Report(
@@ -145,10 +147,13 @@ class Serving:
             version=self.identity.version,
             state=WorkerState.LOADING if problem else self._state,
             error=problem or self._error or None,
-            slots=self._engine.slots if self._engine else 0,
+            slots=engine.slots if engine else 0,
             running=stats.running if stats else 0,
-            engine={**asdict(stats), "gpus": self._gpus.figures()} if stats else None,
+            engine=self._figures(engine, stats) if engine and stats else None,
         )
+
+    def _figures(self, engine: Engine, stats: Stats) -> dict[str, Any]:
+        return {"name": engine.name, **asdict(stats), "gpus": self._gpus.figures()}
 
 
 def _request_id(lease: Lease) -> str:

@@ -5,7 +5,7 @@ Their sums begin anew with the worker's process, so they are told worker by work
 
 from collections.abc import Iterable, Mapping
 
-from prometheus_client.core import SummaryMetricFamily
+from prometheus_client.core import InfoMetricFamily, SummaryMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from app.api.families import Samples, counter, gauge
@@ -47,6 +47,7 @@ def families(engines: Engines) -> list[Metric]:
         for kind, name, text, figure in _FIGURES
     ]
     found += [_summary(engines, *summary) for summary in _SUMMARIES]
+    found.append(_names(engines))
     for name, text, figure in _GPU_FIGURES:
         if samples := _of_gpus(engines, figure):
             labels = (*_LABELS, "gpu")
@@ -58,6 +59,7 @@ def document(engine: EnginePresence) -> EngineDocument:
     """The few figures that the status shows."""
     return EngineDocument(
         worker=engine.worker,
+        engine=engine.figures.get("name"),
         restarts=engine.figures.get("restarts", 0),
         kv_used_tokens=engine.figures.get("kv_used", 0),
         kv_capacity_tokens=engine.figures.get("kv_total", 0),
@@ -67,6 +69,14 @@ def document(engine: EnginePresence) -> EngineDocument:
 
 def _labelled(engines: Engines) -> Iterable[tuple[tuple[str, str], EnginePresence]]:
     return [((model, each.worker), each) for model, some in engines.items() for each in some]
+
+
+def _names(engines: Engines) -> Metric:
+    family = InfoMetricFamily("gptqueue_engine", "Which engine really runs.", labels=_LABELS)
+    for labels, engine in _labelled(engines):
+        if name := engine.figures.get("name"):
+            family.add_metric(labels, {"engine": name})
+    return family
 
 
 def _samples(engines: Engines, figure: str) -> Samples:

@@ -138,11 +138,13 @@ class DependencyDocument(Document):
 
 
 class EngineDocument(Document):
-    """A worker's engine: how often its process was started again, how full its KV memory is, and
+    """A worker's engine: which one really runs (``engine``, as in the catalog; null from a worker
+    of an older version), how often its process was started again, how full its KV memory is, and
     why it cannot work now, if it cannot.
     """
 
     worker: str
+    engine: str | None
     restarts: int
     kv_used_tokens: int
     kv_capacity_tokens: int

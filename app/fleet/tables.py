@@ -34,7 +34,7 @@ class Worker(Base):
     error: Mapped[str | None]
     slots: Mapped[int]
     running: Mapped[int]
-    # What its engine says of itself: ``workers.engines.base.Stats``, and ``gpus``.
+    # What its engine says of itself: its ``name``, ``workers.engines.base.Stats``, and ``gpus``.
     engine: Mapped[dict[str, Any] | None]
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -100,6 +100,7 @@ def test_status_tells_queue_and_workers_of_each_model(
                 "engines": [
                     {
                         "worker": "worker-test",
+                        "engine": "fake",
                         "restarts": 0,
                         "kv_used_tokens": 0,
                         "kv_capacity_tokens": 0,

@@ -29,6 +29,7 @@ STATS = Stats(
 )
 GPU = {"name": "0", "utilization": 0.5, "memory_used": 10, "memory_total": 80, "temperature": 41}
 EXPECTED = {
+    "gptqueue_engine_info": 1,
     "gptqueue_engine_running": 3,
     "gptqueue_engine_slots": 16,
     "gptqueue_engine_waiting": 2,
@@ -100,11 +101,18 @@ def test_every_figure_of_a_gpu_that_is_known_is_a_metric(client: FlaskClient, sa
     }
 
 
+def test_the_metrics_say_which_engine_runs(client: FlaskClient, say: Say) -> None:
+    say(STATS)
+    line = 'gptqueue_engine_info{engine="fake",model="fake",worker="worker-test"} 1.0'
+    assert line in client.get("/api/v1/metrics").get_data(as_text=True).splitlines()
+
+
 def test_the_status_sums_an_engine_up(client: FlaskClient, say: Say) -> None:
     say(STATS)
     assert _model(client)["engines"] == [
         {
             "worker": "worker-test",
+            "engine": "fake",
             "restarts": 1,
             "kv_used_tokens": 512,
             "kv_capacity_tokens": 4096,
@@ -149,4 +157,6 @@ def test_a_figure_that_a_worker_of_another_version_does_not_know_is_zero(
     figures = _figures(client, "gptqueue_engine_")
     assert figures["gptqueue_engine_running", ("fake", "worker-test")] == 5
     assert figures["gptqueue_engine_kv_used_tokens", ("fake", "worker-test")] == 0
-    assert figures.keys() == {(name, ("fake", "worker-test")) for name in EXPECTED}
+    known = EXPECTED.keys() - {"gptqueue_engine_info"}
+    assert figures.keys() == {(name, ("fake", "worker-test")) for name in known}
+    assert _model(client)["engines"][0]["engine"] is None

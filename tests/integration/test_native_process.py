@@ -195,7 +195,12 @@ def test_text_that_the_tokenizer_cannot_make_fails_its_request_alone(open_engine
         ("refuse", ModelLoadFailed, "The folder /nowhere does not exist."),
         ("not_know", UnknownArchitecture, "The native engine has no forward for models of kind x."),
         ("crash", ModelLoadFailed, "The engine could not be built: ValueError."),
-        ("vanish", ModelLoadFailed, "The engine's process was killed (signal 9)."),
+        (
+            "vanish",
+            ModelLoadFailed,
+            "The engine's process was killed, as the kernel does when memory runs out. "
+            "It was loading the model.",
+        ),
         ("nothing", ModelLoadFailed, "The engine could not be built: AttributeError."),
     ],
 )
@@ -231,7 +236,7 @@ def test_the_signals_of_a_terminal_do_not_end_the_process_before_its_worker(
 @pytest.mark.parametrize(
     ("fate", "how"),
     [
-        (KILLS, "was killed (signal 9)."),
+        (KILLS, "was killed, as the kernel does when memory runs out."),
         (RAISES, "failed; its log says how."),
         (LEAVES, "ended by itself (exit code 3)."),
     ],
@@ -282,7 +287,8 @@ def test_while_it_restarts_the_engine_is_not_ready_and_says_why(open_engine: Ope
     assert not engine.ready()
     assert error_of(engine.submit(ask("ab"))) is EngineClosed
     assert engine.stats().problem == (
-        "The engine's process was killed (signal 9). It is being started again."
+        "The engine's process was killed, as the kernel does when memory runs out. "
+        "It is being started again."
     )
     engine.close()  # does not wait for the hour to pass
 

@@ -5,22 +5,25 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import select, text
 
+from app.config import Settings
 from app.db import Database
-from app.errors import EngineClosed
+from app.errors import EngineClosed, ModelLoadFailed
 from app.fleet.tables import Worker
 from app.jobs import finish
 from app.jobs.rescue import rescue
 from tests.integration.conftest import Open
-from tests.integration.standin import KILLS
+from tests.integration.standin import HANGS, KILLS
 from workers.engines.native.engine import NativeEngine
 from workers.engines.native.restarts import Patience
-from workers.process import Process
+from workers.process import Process, compose
 
 RUN_OUT = "UPDATE jobs SET lease_until = now() - interval '1 second' WHERE status = 'running'"
 
@@ -90,13 +93,23 @@ def test_a_worker_whose_engine_died_for_good_hands_the_job_back_stops_itself_and
 
 
 @pytest.fixture
-def native(process: Process, open_engine: Open) -> NativeEngine:
+def equip(process: Process, open_engine: Open) -> Open:
+    """Give the worker an engine with a process of its own."""
+
+    def start(**how: Any) -> NativeEngine:
+        serving = process.servings["generate.fake"]
+        assert serving._engine is not None
+        serving._engine.close()
+        serving._engine = engine = open_engine(**how)
+        return engine
+
+    return start
+
+
+@pytest.fixture
+def native(equip: Open) -> NativeEngine:
     """The worker's engine, with a process of its own."""
-    serving = process.servings["generate.fake"]
-    assert serving._engine is not None
-    serving._engine.close()
-    serving._engine = engine = open_engine()
-    return engine
+    return equip()
 
 
 def test_a_job_that_kills_its_engine_is_lost_at_once_and_fails_when_it_did_so_too_often(
@@ -131,14 +144,47 @@ def test_a_worker_serves_again_when_its_engine_was_restarted(
 
 
 def test_a_message_does_not_wait_for_an_engine_when_the_worker_is_to_stop(
-    process: Process, open_engine: Open
+    process: Process, equip: Open
 ) -> None:
-    serving = process.servings["generate.fake"]
-    assert serving._engine is not None
-    serving._engine.close()
-    serving._engine = engine = open_engine(patience=Patience(first_seconds=3600))
+    engine = equip(patience=Patience(first_seconds=3600))
     os.kill(engine._keeper.process.pid, signal.SIGKILL)
     while engine.ready():
         time.sleep(0.01)
     process.grace.begun = True
-    assert not process.wait_until_ready(serving)
+    assert not process.wait_until_ready(process.servings["generate.fake"])
+
+
+def test_a_job_under_which_the_engine_hangs_is_lost_and_the_status_says_why(
+    client: FlaskClient, process: Process, work: Callable[[], None], equip: Open
+) -> None:
+    equip(stall_seconds=0.4, patience=Patience(first_seconds=3600))
+    body = {"model": "fake", "prompt": HANGS, "max_tokens": 5}
+    job_id = client.post("/api/v1/generate", json=body).json["id"]
+    work()
+    job = client.get(f"/api/v1/jobs/{job_id}").json
+    assert (job["status"], [each["outcome"] for each in job["attempts"]]) == ("queued", ["lost"])
+    process.servings["generate.fake"].heartbeat.beat()
+    model = client.get("/api/v1/status").json["models"]["fake"]
+    why = "The engine's process hung for 0.4 s and was killed. It is being started again."
+    assert (model["ready"], model["workers"]["loading"], model["errors"]) == (False, 1, [why])
+    assert [(each["engine"], each["problem"]) for each in model["engines"]] == [("native", why)]
+
+
+def test_a_worker_whose_model_does_not_load_ends_and_the_status_says_why(
+    client: FlaskClient, settings: Settings, tmp_path: Path
+) -> None:
+    written = settings.catalog_file.read_text()
+    broken = 'source = "broken"\nengine = "native"'
+    settings.catalog_file.write_text(
+        written.replace('source = "fake:"\nengine = "fake"', broken, 1)
+    )
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{")
+    (tmp_path / "broken" / "model.safetensors").touch()
+    process = compose(settings)
+    with pytest.raises(ModelLoadFailed, match="not a valid JSON"):
+        process.serve(["generate.fake"], "worker-test")
+    process.database.close()
+    model = client.get("/api/v1/status").json["models"]["fake"]
+    assert (model["workers"]["failed"], model["engines"]) == (1, [])
+    assert model["errors"][0].startswith("fake, version 1: The config.json of this checkpoint")

@@ -15,6 +15,8 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -90,6 +92,11 @@ def gemma3() -> Any:
         tie_word_embeddings=False,
     )
     return _made(Gemma3ForCausalLM, config)
+
+
+def phi() -> Any:
+    """An architecture that the native engine does not know."""
+    return _made(PhiForCausalLM, PhiConfig(**_shape()))
 
 
 def _made(kind: Any, config: Any) -> Any:

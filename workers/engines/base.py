@@ -153,6 +153,7 @@ class Stats:
 class Engine(Protocol):
     """A loaded model. Every method may be called from any thread."""
 
+    name: str  # as ``engine`` in the catalog
     slots: int
 
     def submit(self, request: Request) -> "Future[Generation]":

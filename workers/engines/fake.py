@@ -87,6 +87,8 @@ class _Job:
 class FakeEngine:
     """Engine (see base) that knows every answer at submit and only waits for its time."""
 
+    name = "fake"
+
     def __init__(self, *, behaviour: FakeBehaviour, context_length: int, slots: int) -> None:
         """``context_length`` is in tokens; ``slots`` is how many requests run at a time."""
         self.slots = slots

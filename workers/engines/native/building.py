@@ -8,6 +8,7 @@ import structlog
 
 from app.catalog import Version
 from app.errors import ModelLoadFailed, UnknownArchitecture
+from workers.engines.memory import is_out_of_memory
 from workers.engines.native.loop import Loop
 from workers.engines.native.models import family, lean
 from workers.engines.native.models.llama import Llama
@@ -37,7 +38,13 @@ def build(
     if loading.on_cuda(device):
         raise UnknownArchitecture("The native engine has no kernels for CUDA yet.")
     weights, tokenizer = loading.load(version, models_dir=models_dir, device=device)
-    return assemble(weights, tokenizer, context_length=context_length, slots=slots)
+    try:
+        return assemble(weights, tokenizer, context_length=context_length, slots=slots)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        message = "The model, with its keys and values, does not fit into memory."
+        raise ModelLoadFailed(message) from error
 
 
 def assemble(

@@ -48,6 +48,8 @@ log = structlog.get_logger(__name__)
 class NativeEngine:
     """Engine (see base)."""
 
+    name = "native"
+
     def __init__(
         self,
         load: wire.Load,

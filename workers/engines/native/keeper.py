@@ -118,7 +118,7 @@ class Keeper:
                     case wire.Failed(message, native):
                         raise (ModelLoadFailed if native else UnknownArchitecture)(message)
         except ProcessDied as death:
-            raise ModelLoadFailed(str(death)) from death
+            raise ModelLoadFailed(f"{death} It was loading the model.") from death
         process.kill()
         raise ModelLoadFailed(f"The engine's process did not load in {LOAD_SECONDS:g} s.")
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from workers.engines.base import FinishReason, Stats
+from workers.engines.memory import is_out_of_memory
 from workers.engines.native.batch import Batch
 from workers.engines.native.blocks import Blocks
 from workers.engines.native.scheduler import Scheduler
@@ -152,7 +153,9 @@ class Loop:
     def _take_step(self, batch: Batch) -> None:
         try:
             logits = self._runner.run(batch)
-        except (torch.OutOfMemoryError, MemoryError):
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             self._make_room(batch)
             return
         state, slots = self._slots, batch.wanted_slots

@@ -5,7 +5,8 @@ from app.config import Settings
 from workers.engines.base import Publisher, nowhere
 from workers.engines.native import wire
 from workers.engines.native.engine import NativeEngine
-from workers.engines.transformers.loading import load_tokenizer
+from workers.engines.native.models import family
+from workers.engines.transformers.loading import describe
 
 # Named, not imported: what builds the loop belongs to the other process.
 FACTORY = "workers.engines.native.building:build"
@@ -21,6 +22,9 @@ def open_engine(
     """The engine, ready for requests; raises ModelLoadFailed, UnknownArchitecture if another
     engine may know it. ``context_length`` is in tokens.
     """
+    # Before a process is started, and weights are read that another engine would read again.
+    config, tokenizer = describe(version, settings.models_dir)
+    family(config)
     load = wire.Load(
         FACTORY,
         {
@@ -33,7 +37,7 @@ def open_engine(
     )
     return NativeEngine(
         load,
-        tokenizer=load_tokenizer(version, settings.models_dir),
+        tokenizer=tokenizer,
         context_length=context_length,
         slots=settings.engine_slots,
         stall_seconds=settings.engine_stall_seconds,

@@ -1,6 +1,7 @@
 """The engine's process as its worker sees it: started, spoken to, heard dying, ended."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -89,6 +90,8 @@ class EngineProcess:
             code = self._process.wait(CLOSE_SECONDS)
         except subprocess.TimeoutExpired:
             return "The engine's process closed its connection."
+        if code == -signal.SIGKILL:
+            return "The engine's process was killed, as the kernel does when memory runs out."
         if code < 0:
             return f"The engine's process was killed (signal {-code})."
         if code == wire.CRASHED:

@@ -40,6 +40,8 @@ log = structlog.get_logger(__name__)
 class OpenAIEngine:
     """Engine (see base) whose model runs in a server beside the worker."""
 
+    name = "openai"
+
     def __init__(
         self, server: Server, *, model: str, slots: int, publish: Publisher | None = None
     ) -> None:

@@ -13,6 +13,7 @@ import torch
 from app.errors import EngineClosed, EngineFailed, EngineLost, GPTQueueError
 from workers.engines.base import FinishReason, Generation, Publisher, Request, Stats
 from workers.engines.logprobs import TokenTexts
+from workers.engines.memory import is_out_of_memory
 from workers.engines.native.wire import Logprobs
 from workers.engines.prompts import Prompts
 from workers.engines.sampling import Sampler
@@ -28,6 +29,8 @@ log = structlog.get_logger()
 
 class TransformersEngine:
     """Engine (see base) over a loaded transformers model; one thread runs every forward pass."""
+
+    name = "transformers"
 
     def __init__(
         self,
@@ -247,7 +250,7 @@ class TransformersEngine:
     def _forward_failed(self, rows: list[Row], error: Exception) -> None:
         # The library's own words go to the log alone: the customer can do nothing with them.
         log.error("engine.forward_failed", rows=len(rows), exc_info=error)
-        if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        if is_out_of_memory(error):
             self._fail(rows, EngineFailed("The engine ran out of memory while it ran this job."))
         else:
             self._fail(rows, EngineFailed())

@@ -3,6 +3,8 @@
 import os
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from transformers.cache_utils import DynamicLayer
 
 from app.catalog import Version
 from app.errors import ModelLoadFailed
+from workers.engines.memory import is_out_of_memory
 from workers.engines.transformers.quiet import be_quiet
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -35,31 +38,43 @@ def load(version: Version, *, models_dir: Path, device: str) -> tuple[Any, Any]:
     be_quiet()
     cuda = on_cuda(device)
     place = _place(version, models_dir)
-    try:
-        config = AutoConfig.from_pretrained(**place, trust_remote_code=False)
-        _check(config)
-        tokenizer = AutoTokenizer.from_pretrained(**place, trust_remote_code=False)
-        with warnings.catch_warnings():
-            # What the libraries deprecate among themselves is no news to an operator.
-            warnings.simplefilter("ignore")
-            model = _model(place, config, on_cuda=cuda)
-    except ModelLoadFailed:
-        raise
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise ModelLoadFailed("The model does not fit into memory.") from error
-    except Exception as error:
-        raise ModelLoadFailed(_sentence(error)) from error
+    config, tokenizer = _read(place)
+    with _telling("The weights"), warnings.catch_warnings():
+        # What the libraries deprecate among themselves is no news to an operator.
+        warnings.simplefilter("ignore")
+        model = _model(place, config, on_cuda=cuda)
     return model.eval(), tokenizer
 
 
-def load_tokenizer(version: Version, models_dir: Path) -> Any:
-    """The tokenizer alone; raises ModelLoadFailed saying why not."""
+def describe(version: Version, models_dir: Path) -> tuple[Any, Any]:
+    """All but the weights: config and tokenizer; raises ModelLoadFailed saying why not."""
     be_quiet()
-    place = _place(version, models_dir)
+    return _read(_place(version, models_dir))
+
+
+def _read(place: dict[str, str | None]) -> tuple[Any, Any]:
+    with _telling("The config.json"):
+        config = AutoConfig.from_pretrained(**place, trust_remote_code=False)
+    _check(config)
+    with _telling("The tokenizer"):
+        return config, AutoTokenizer.from_pretrained(**place, trust_remote_code=False)
+
+
+@contextmanager
+def _telling(what: str) -> Iterator[None]:
+    """Make a sentence for the operator of whatever a library raises."""
     try:
-        return AutoTokenizer.from_pretrained(**place, trust_remote_code=False)
+        yield
+    except ModelLoadFailed:
+        raise
     except Exception as error:
-        raise ModelLoadFailed(_sentence(error)) from error
+        if is_out_of_memory(error):
+            raise ModelLoadFailed("The model does not fit into memory.") from error
+        if "trust_remote_code" in str(error):
+            message = "This model brings its own code, and such code is never run here."
+            raise ModelLoadFailed(message) from error
+        message = f"{what} of this checkpoint cannot be loaded: {_sentence(error)}"
+        raise ModelLoadFailed(message) from error
 
 
 def on_cuda(device: str) -> bool:
@@ -118,15 +133,29 @@ def _model(place: dict[str, str | None], config: Any, *, on_cuda: bool) -> Any:
     }
     quantization = _quantization(config)
     if not (quantization and on_cuda):
-        return AutoModelForCausalLM.from_pretrained(**options)
+        return _whole(**options)
     options["dtype"] = torch.float16
     if _marlin_takes(quantization):
         try:
             marlin = GPTQConfig(bits=quantization["bits"], backend="gptq_marlin")
-            return AutoModelForCausalLM.from_pretrained(**options, quantization_config=marlin)
+            return _whole(**options, quantization_config=marlin)
         except (ImportError, NotImplementedError, RuntimeError, ValueError) as error:
             log.warning("engine.no_marlin", reason=_sentence(error))
-    return AutoModelForCausalLM.from_pretrained(**options)
+    return _whole(**options)
+
+
+def _whole(**options: Any) -> Any:
+    """The model, if the checkpoint has all its weights: others would be random numbers."""
+    model, found = AutoModelForCausalLM.from_pretrained(
+        **options, output_loading_info=True, ignore_mismatched_sizes=True
+    )
+    wrong = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
+    if wrong:
+        raise ModelLoadFailed(
+            f"Of this checkpoint's weights, {len(wrong)} are missing or have other sizes than its "
+            f"config.json says, {wrong[0]} among them."
+        )
+    return model
 
 
 def _marlin_takes(quantization: dict[str, Any]) -> bool:
@@ -136,7 +165,5 @@ def _marlin_takes(quantization: dict[str, Any]) -> bool:
 
 def _sentence(error: Exception) -> str:
     """The first line of a library's message, which is the part made for people."""
-    if "trust_remote_code" in str(error):
-        return "This model brings its own code, and such code is never run here."
     first = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first}"
+    return f"{type(error).__name__}: {first}".rstrip(": ")

@@ -1,0 +1,31 @@
+"""Factories for the native engine's process that break what the real one builds on."""
+
+from typing import Any
+from unittest import mock
+
+import torch
+
+from workers.engines.native import building
+from workers.engines.native.loop import Loop
+from workers.engines.transformers import loading
+
+PETABYTES = 10**12  # blocks of keys and values
+
+
+def no_room_for_weights(**arguments: Any) -> Loop:
+    """The model library finds no memory on the GPU."""
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    with mock.patch.object(loading.AutoModelForCausalLM, "from_pretrained", side_effect=error):
+        return building.build(**arguments)
+
+
+def no_room_for_keys(**arguments: Any) -> Loop:
+    """The memory that was free is gone when it is asked for."""
+    with mock.patch.object(building, "_blocks", return_value=PETABYTES):
+        return building.build(**arguments)
+
+
+def short_of_room(*, blocks: int, **arguments: Any) -> Loop:
+    """A loop with so few ``blocks`` of keys and values that requests must give way."""
+    with mock.patch.object(building, "_blocks", return_value=blocks):
+        return building.build(**arguments)
