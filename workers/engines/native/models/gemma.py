@@ -23,24 +23,6 @@ class Gemma(Llama):
         self._scale = torch.tensor(self._config.hidden_size**0.5).to(self.device, self.dtype)
         self._softcap: float | None = getattr(self._config, "final_logit_softcapping", None)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """The logits (W, vocabulary) of ``batch.wanted``."""
-        kernels = self.kernels
-        step = kernels.prepare(batch, self.heads)
-        residual = self._embedded(torch.from_numpy(batch.tokens).to(self.device))
-        delta = None
-        for layer, cache in zip(self.layers, self._caches, strict=True):
-            x = kernels.add_norm(residual, delta, layer.attention_norm)
-            x = kernels.attend(step, layer.qkv(x), attention=layer.attention, cache=cache)
-            x = layer.output(x)
-            x = kernels.add_norm(residual, self._after(x, layer.after_attention), layer.gate_norm)
-            x = layer.down(kernels.gated(layer.gate_up(x), self._activation))
-            delta = self._after(x, layer.after_gates)
-        return self._logits(residual, delta, batch)
-
-    def _after(self, x: Tensor, norm: Norm | None) -> Tensor:
-        return x if norm is None else self.kernels.add_norm(x, None, norm)
-
     def _embedded(self, tokens: Tensor) -> Tensor:
         return super()._embedded(tokens) * self._scale
 

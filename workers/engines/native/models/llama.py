@@ -92,10 +92,14 @@ class Llama:
         for layer, cache in zip(self.layers, self._caches, strict=True):
             x = kernels.add_norm(residual, delta, layer.attention_norm)
             x = kernels.attend(step, layer.qkv(x), attention=layer.attention, cache=cache)
-            x = layer.output(x)
+            x = self._normed(layer.output(x), layer.after_attention)
             x = kernels.add_norm(residual, x, layer.gate_norm)
-            delta = layer.down(kernels.gated(layer.gate_up(x), self._activation))
+            x = layer.down(kernels.gated(layer.gate_up(x), self._activation))
+            delta = self._normed(x, layer.after_gates)
         return self._logits(residual, delta, batch)
+
+    def _normed(self, x: Tensor, norm: Norm | None) -> Tensor:
+        return x if norm is None else self.kernels.add_norm(x, None, norm)
 
     def _embedded(self, tokens: Tensor) -> Tensor:
         return embedding(tokens, self._embedding)
