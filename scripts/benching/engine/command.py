@@ -6,12 +6,11 @@ the same number of new tokens. Then the engine inside the worker, beside the eng
 """
 
 import argparse
-import os
 import tempfile
 from pathlib import Path
 
 from app import catalog
-from app.config import Settings, engine_environment
+from app.config import Settings
 from scripts.arguments import count
 from scripts.benching.engine import checkpoint, loop, worker
 from scripts.benching.engine.contest import Contest, Rounds, started
@@ -60,7 +59,6 @@ def run(options: argparse.Namespace, notes: Notes) -> list[Figure]:
 
 def on_cpu(options: argparse.Namespace, notes: Notes) -> list[Figure]:
     """A model of the demo model's size, on this machine's cores."""
-    wait_alike()
     ours = options.engine or catalogued()
     prompts = Prompts(options.tokens, SEED)
     with tempfile.TemporaryDirectory(prefix="gptqueue-bench-") as name:
@@ -91,16 +89,6 @@ def on_cpu(options: argparse.Namespace, notes: Notes) -> list[Figure]:
         *loop_cost(ours),
         higher_is_better("engine_in_worker", "tokens/s", values=inside, baselines=outside),
     ]
-
-
-def wait_alike() -> None:
-    """Let OpenMP's threads wait in everybody's process as they do in our engine's.
-
-    The scripts have them sleep, which is twice as slow on an idle machine, and ours alone would
-    not.
-    """
-    os.environ.pop("OMP_WAIT_POLICY", None)
-    os.environ.update(engine_environment())
 
 
 def catalogued() -> str:
