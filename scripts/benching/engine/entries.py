@@ -1,5 +1,6 @@
 """Who takes part. Each is made in its own process, and only there torch is imported."""
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,12 +28,13 @@ def entries(*, ours: str, folder: Path, llama: tuple[Path, Path] | None) -> dict
     found["static"] = partial(static, folder, DEVICE)
     found["continuous"] = partial(continuous, folder, DEVICE)
     if llama:
-        found["llama"] = partial(Llama, binary=llama[0], gguf=llama[1])
+        found["llama"] = partial(llama_server, *llama)
     return found
 
 
 def static(folder: Path, device: str) -> Contestant:
     """transformers' ``generate``."""
+    forget_waiting()
     from scripts.benching.engine.static import Static
 
     return Static(folder=folder, device=device)
@@ -40,6 +42,22 @@ def static(folder: Path, device: str) -> Contestant:
 
 def continuous(folder: Path, device: str) -> Contestant:
     """transformers' continuous batching."""
+    forget_waiting()
     from scripts.benching.engine.continuous import Continuous
 
     return Continuous(folder=folder, slots=SLOTS, device=device)
+
+
+def llama_server(binary: Path, gguf: Path) -> Contestant:
+    """llama.cpp's server."""
+    forget_waiting()
+    return Llama(binary=binary, gguf=gguf)
+
+
+def forget_waiting() -> None:
+    """Before torch is imported: let OpenMP's threads wait as they do by themselves.
+
+    Our scripts have them wait passively, for the sake of busy machines. On cores that are free, as
+    they are for who is asked, the kernels of others are up to three times slower so.
+    """
+    os.environ.pop("OMP_WAIT_POLICY", None)

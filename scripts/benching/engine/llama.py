@@ -61,8 +61,6 @@ class Llama:
         try:
             self._process = subprocess.Popen(
                 list(map(str, command)),
-                # Waiting passively, as our scripts have it, makes it three times slower.
-                env={key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"},
                 stdout=self._log,
                 stderr=subprocess.STDOUT,
             )
