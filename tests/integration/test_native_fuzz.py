@@ -125,7 +125,8 @@ def test_every_request_ends_once_and_all_memory_returns_whatever_comes(
     wait_until_idle(engine)
     stats = engine.stats()
     grown = growth(watch.worker), growth(watch.process)
-    log.info("fuzz_over", ends=dict(ends), stats=stats, grown_bytes=grown)
+    mib = [each >> 20 for each in watch.process[:: max(1, len(watch.process) // 24)]]
+    log.info("fuzz_over", ends=dict(ends), stats=stats, grown_bytes=grown, process_mib=mib)
     assert ends["EngineLost"] + ends["EngineClosed"] > 0
     assert ends["length"] > 0
     assert (stats.running, stats.waiting, stats.problem) == (0, 0, "")
