@@ -11,7 +11,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 BETTER, WORSE = "#2b7a5d", "#b65b3a"
-TICKS = [0.1, 0.2, 0.5, 1, 2]
+TICKS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20]
 
 
 def draw(source: Path, target: Path) -> None:
