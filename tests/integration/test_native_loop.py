@@ -235,6 +235,20 @@ def test_a_rotation_that_depends_on_the_text_is_said_to_be_unknown() -> None:
         loop(model)
 
 
+def test_a_model_with_parts_that_nobody_knows_is_said_to_be_unknown() -> None:
+    model = tiny.llama()
+    del model.model.layers[1].mlp.up_proj
+    with pytest.raises(UnknownArchitecture, match="does not know all parts"):
+        loop(model)
+
+
+def test_heads_that_turn_in_parts_are_said_to_be_unknown() -> None:
+    model = tiny.llama()
+    model.model.rotary_emb.inv_freq = model.model.rotary_emb.inv_freq[:4]
+    with pytest.raises(UnknownArchitecture, match="turns whole heads"):
+        loop(model)
+
+
 def fuzzed(seconds: float, seed: int) -> tuple[Loop, Heard, dict[int, Job]]:
     """Random submits, cancels, deadlines and shortage of memory; what came of them."""
     chance = random.Random(seed)

@@ -55,7 +55,13 @@ def assemble(
     """
     family(weights.config)
     ends = end_tokens(weights, tokenizer)
-    model = lean(weights, positions=context_length, dense=_dense_fits(weights))
+    try:
+        model = lean(weights, positions=context_length, dense=_dense_fits(weights))
+    except (AttributeError, TypeError) as error:
+        # A model of a known kind whose parts are not those we know.
+        log.warning("engine.parts_unknown", exc_info=error)
+        message = "The native engine does not know all parts of this model."
+        raise UnknownArchitecture(message) from error
     if blocks is None:
         blocks = _blocks(model, context_length=context_length, slots=slots)
     log.info(

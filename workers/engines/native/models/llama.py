@@ -54,6 +54,7 @@ class Llama:
         self._activation = activation(model.config)
         self._dense = dense
         inner = model.model
+        self._head_size = inner.layers[0].self_attn.head_dim
         weight = model.get_input_embeddings().weight.detach()
         self.device, self.dtype = weight.device, weight.dtype
         self._embedding = weight
@@ -155,6 +156,8 @@ class Llama:
         # Rounded to the model's dtype as transformers rounds them.
         like = torch.empty(1, dtype=self.dtype, device=self.device)
         cos, sin = rotary(like, places, *kind)
+        if cos.shape[-1] != self._head_size:
+            raise UnknownArchitecture("The native engine turns whole heads, and no parts of them.")
         half = cos.shape[-1] // 2
         return cos[0, :, :half].float().contiguous(), sin[0, :, :half].float().contiguous()
 
