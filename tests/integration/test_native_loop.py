@@ -281,3 +281,16 @@ def test_whatever_happens_every_request_ends_once_and_every_block_returns() -> N
     assert made.stats().preemptions > 0
     assert empty(made)
     assert np.unique(made._slots._free).size == made._slots.count
+
+
+def test_one_answer_that_is_no_number_spoils_no_other() -> None:
+    wanted = generated(tiny.llama(), [5, 6], 8)
+    model = tiny.llama()
+    broken = next(token for token in range(1, VOCABULARY) if token not in wanted)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[broken] = float("nan")
+    made = loop(model, blocks=4)
+    heard = run(made, [job(1, [broken] * 60, 2)])
+    assert heard.ends[1].error is not None
+    for key in range(2, 8):
+        assert run(made, [job(key, [5, 6], 8)]).tokens[key] == wanted

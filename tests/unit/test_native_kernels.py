@@ -133,6 +133,21 @@ def test_attention_agrees_in_prefill_in_chunks_and_in_decode(
     assert all(near(ours, theirs) for ours, theirs in zip(got, wanted, strict=True))
 
 
+def test_what_a_block_held_before_does_not_matter(compiled: CompiledKernels, dtype: Any) -> None:
+    torch.manual_seed(0)
+    heads = Heads(4, 2, 16, 0.25)
+    made, one = attention(heads), batch([0, 0], [3, 20])
+    cache = compiled.cache(64, heads, dtype)
+    qkv = torch.randn(23, 128).to(dtype)
+    results = []
+    for before in (0.0, float("nan")):
+        cache.keys.fill_(before)
+        cache.values.fill_(before)
+        step = compiled.prepare(one, heads)
+        results.append(compiled.attend(step, qkv.clone(), attention=made, cache=cache))
+    assert torch.equal(*results)
+
+
 def test_a_step_changes_only_the_places_of_its_tokens(compiled: CompiledKernels) -> None:
     heads = Heads(2, 1, 16, 0.25)
     made = attention(heads)

@@ -62,7 +62,6 @@ class CompiledKernels:
 
     def cache(self, blocks: int, heads: Heads, dtype: torch.dtype) -> LayerCache:
         """The memory of one layer; see Kernels.cache."""
-        # Zeros: what a block holds beyond its row's tokens is multiplied by weights of zero.
         size = self.block_size
         keys = torch.zeros(blocks, heads.kv_heads, heads.dim, size, dtype=dtype)
         return LayerCache(keys, torch.zeros(blocks, heads.kv_heads, size, heads.dim, dtype=dtype))

@@ -116,6 +116,8 @@ static void NAME(attend_tile)(const Step *s, const REAL *qkv, REAL *out, const R
         for (long d = 0; d < dim; d++) *(f16 *)k[d] = NAME(load)(keys + (block * dim + d) * BLOCK);
         for (long i = 0; i < BLOCK * dim; i += 16)
             *(f16 *)((float *)v + i) = NAME(load)(values + block * BLOCK * dim + i);
+        /* Behind the row's last token is what the block held before; a NaN times a weight of 0 is one. */
+        for (long i = s->positions[last - 1] + 1 - b * BLOCK; i < BLOCK; i++) memset(v[i], 0, sizeof v[i]);
         for (long m = 0; m < queries; m++) {
             long position = s->positions[first + m / group];
             f16 scores = masked(dots(q[m], k, dim), b * BLOCK, position, s->window, s->softcap);
