@@ -5,13 +5,17 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
 from tests.integration import tiny
 from workers.engines.base import Delta, FinishReason, Generation, Request, Sampling
+from workers.engines.logprobs import TokenTexts
+from workers.engines.native.wire import Logprobs
 from workers.engines.transformers.engine import TransformersEngine
+from workers.engines.transformers.row import Row
 
 CONTEXT = 120
 SLOTS = 4
@@ -154,6 +158,27 @@ def test_log_probabilities_end_with_the_text(engine: TransformersEngine) -> None
     answer = ask(engine, logprobs=True, stop=(whole[5:8],))
     assert answer.finish_reason is FinishReason.STOP
     assert len(answer.logprobs) == answer.completion_tokens < 30
+
+
+def test_a_token_behind_the_stop_string_has_no_log_probability() -> None:
+    # The first token has the stop string and begins a character, which the second one ends.
+    parts = [b"x END\xf0", b"\x9f\x99\x82"]
+
+    class Parts:
+        def decode(self, tokens: list[int], **_: object) -> str:
+            return b"".join(parts[token] for token in tokens).decode(errors="replace")
+
+    asked = request("one", stop=("END",), logprobs=True)
+    row = Row(request=asked, prompt=[0], limit=9, tokenizer=Parts())
+    logprobs = Logprobs(np.zeros(1), np.zeros((1, 5), dtype=np.int32), np.zeros((1, 5)))
+    reasons = []
+    for token in (0, 1):
+        reasons.append(row.accept(token, frozenset()))
+        row.note(logprobs, TokenTexts(Parts()))
+    assert reasons == [None, FinishReason.STOP]
+    row.finish(FinishReason.STOP)
+    answer = row.future.result()
+    assert (answer.completion_tokens, len(answer.logprobs)) == (1, 1)
 
 
 def test_a_stop_token_ends_the_text_and_is_not_counted(
