@@ -294,3 +294,11 @@ def test_one_answer_that_is_no_number_spoils_no_other() -> None:
     assert heard.ends[1].error is not None
     for key in range(2, 8):
         assert run(made, [job(key, [5, 6], 8)]).tokens[key] == wanted
+
+
+def test_a_token_that_the_model_does_not_know_fails_its_own_request_only(made: Loop) -> None:
+    heard = run(made, [job(1, [5, 6], 5), job(2, [5, VOCABULARY], 5)])
+    assert heard.tokens == {1: generated(tiny.llama(), [5, 6], 5)}
+    assert heard.ends[2].error == "The prompt has a token that the model does not know."
+    assert heard.ends[1].error is None
+    assert empty(made)

@@ -19,6 +19,7 @@ from workers.engines.native.wire import End, Ids, Job, Progress
 from workers.engines.sampling import Chosen, Sampler
 
 OUT_OF_MEMORY = "The engine ran out of memory while it ran this job."
+UNKNOWN_TOKEN = "The prompt has a token that the model does not know."
 NOT_A_NUMBER = "The model's output is not a number."
 
 log = structlog.get_logger(__name__)
@@ -31,6 +32,7 @@ class Runner(Protocol):
     device: torch.device
     block_size: int  # tokens
     block_count: int
+    embeddings: int  # ids from 0 that it can read; more than ``vocabulary``, or fewer
 
     def run(self, batch: Batch) -> Tensor:
         """One forward pass; the logits of ``batch.wanted``, of the shape (W, vocabulary)."""
@@ -69,10 +71,15 @@ class Loop:
     @property
     def busy(self) -> bool:
         """Whether anybody waits or runs."""
-        return bool(self._slot_of or self._scheduler.waiting)
+        return bool(self._slot_of or self._scheduler.waiting or self._telling.ends)
 
     def submit(self, job: Job) -> None:
         """Queue a request, whose prompt and answer together are at most ``kv_tokens``."""
+        # A tokenizer may have more tokens than the model, and a step with one fails for everybody.
+        if job.prompt.max() >= self._runner.embeddings:
+            end = End(job.key, None, prefilled=False, error=UNKNOWN_TOKEN)
+            self._telling.end_unseen(end)
+            return
         self._scheduler.waiting[job.key] = job
         self._arrived[job.key] = time.monotonic()
         if job.deadline is not None:

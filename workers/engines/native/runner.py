@@ -13,7 +13,7 @@ class ModelRunner:
     def __init__(self, model: Llama, *, blocks: int) -> None:
         """``blocks`` is how many blocks of KV memory to make."""
         self._model = model
-        self.vocabulary = model.vocabulary
+        self.vocabulary, self.embeddings = model.vocabulary, model.embeddings
         self.device: torch.device = model.device
         self.block_size = model.kernels.block_size
         self.block_count = blocks
@@ -28,7 +28,7 @@ class IdleRunner:
     """A model that does nothing, to measure the loop alone: every token is ``token``."""
 
     def __init__(self, *, block_count: int, block_size: int = 16, token: int = 1) -> None:
-        self.vocabulary = 8
+        self.vocabulary, self.embeddings = 8, 1 << 31
         self.device = torch.device("cpu")
         self.block_size, self.block_count = block_size, block_count
         self._row = torch.nn.functional.one_hot(torch.tensor([token]), self.vocabulary).float()

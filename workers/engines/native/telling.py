@@ -19,7 +19,7 @@ class Telling:
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
         self._logprobs: dict[int, list[Logprobs]] = defaultdict(list)  # by slot, not told yet
-        self._ends: list[End] = []
+        self.ends: list[End] = []  # not told yet
         self._last: dict[int, Ids] = {}  # by key: what those who are over had not told
         self._last_logprobs: dict[int, Logprobs] = {}
 
@@ -30,11 +30,11 @@ class Telling:
             self._last[end.key] = tokens.copy()
         if slot in self._logprobs:
             self._last_logprobs[end.key] = _joined(self._logprobs.pop(slot))
-        self._ends.append(end)
+        self.ends.append(end)
 
     def end_unseen(self, end: End) -> None:
         """This request is over before it had a slot."""
-        self._ends.append(end)
+        self.ends.append(end)
 
     def logprobs(self, slot: int, logprobs: Logprobs) -> None:
         """Those of one more token of this slot."""
@@ -53,12 +53,12 @@ class Telling:
             keys=np.concatenate([state.keys[slots], np.array(list(self._last), np.int64)]),
             counts=np.concatenate([counts, sizes]),
             tokens=np.concatenate([state.tokens[of_token, state.told[of_token] + offsets], *last]),
-            ends=self._ends,
+            ends=self.ends,
             logprobs=self._told_logprobs(slots),
         )
         state.told[slots] = state.length[slots]
         state.told_at[slots] = time.monotonic()
-        self._ends, self._last = [], {}
+        self.ends, self._last = [], {}
         return told
 
     def _due(self, running: Ids) -> Ids:

@@ -57,7 +57,7 @@ class Llama:
         self._head_size = inner.layers[0].self_attn.head_dim
         weight = model.get_input_embeddings().weight.detach()
         self.device, self.dtype = weight.device, weight.dtype
-        self._embedding = weight
+        self._embedding, self.embeddings = weight, len(weight)
         self._head = of_weight(model.get_output_embeddings().weight.detach(), None)
         self.vocabulary = len(model.get_output_embeddings().weight)
         self._rotations = self._rotary_tables(inner.rotary_emb, positions)
