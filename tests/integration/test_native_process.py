@@ -348,3 +348,11 @@ def test_the_process_does_not_outlive_a_killed_worker_even_in_a_step_that_hangs(
         assert not is_gone(int(line))
         worker.kill()
         wait_for(lambda: is_gone(int(line)))
+
+
+def test_a_process_that_cannot_be_started_fails_the_load(
+    open_engine: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(ModelLoadFailed, match="could not be started: No such file"):
+        open_engine()

@@ -101,6 +101,8 @@ class Keeper:
                 while not self._closed:
                     self._listen(process)
         except ProcessDied as death:
+            if not self._loaded.done():  # it could not even be started
+                raise ModelLoadFailed(str(death)) from death
             why = str(death)
         except ModelLoadFailed as failure:
             if not self._loaded.done():
