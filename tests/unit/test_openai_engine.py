@@ -401,3 +401,9 @@ def test_logprobs_are_read_in_both_forms(form: dict[str, Any]) -> None:
         ("a", -0.5, ("a", -0.5))
     ] * 2
     assert isinstance(answer.logprobs[0], TokenLogprob)
+
+
+def test_a_schema_is_refused_since_none_is_sent() -> None:
+    with serving() as server, pytest.raises(InvalidRequest, match="cannot constrain"):
+        ask(server.url, sampling=Sampling(json_schema='{"type":"object"}'))
+    assert not server.bodies

@@ -24,7 +24,7 @@ from http import HTTPStatus
 
 import structlog
 
-from app.errors import EngineClosed, EngineFailed, EngineLost, GPTQueueError
+from app.errors import EngineClosed, EngineFailed, EngineLost, GPTQueueError, InvalidRequest
 from workers.engines.base import Delta, FinishReason, Generation, Publisher, Request, Stats
 from workers.engines.openai import link as wire
 from workers.engines.openai import protocol
@@ -118,6 +118,10 @@ class OpenAIEngine:
     def _refusal(self, request: Request) -> GPTQueueError | None:
         if self._closed:
             return EngineClosed()
+        try:
+            request.sampling.refuse_schema()
+        except InvalidRequest as error:
+            return error
         if request.id in self._calls:
             return EngineFailed("A request with this id is in flight already.")
         return None
