@@ -187,6 +187,25 @@ def test_without_memory_for_a_step_the_next_is_smaller_and_nobody_fails(
     assert empty(made)
 
 
+def test_without_memory_to_choose_tokens_the_step_is_taken_again(
+    made: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose = made._sampler.choose
+    shortages = [3]
+
+    def scarce(*given: Any) -> Any:
+        if shortages[0]:
+            shortages[0] -= 1
+            raise MemoryError
+        return choose(*given)
+
+    monkeypatch.setattr(made._sampler, "choose", scarce)
+    heard = run(made, [job(1, [5, 6] * 20, 5), job(2, [5, 6], 5)])
+    assert heard.tokens[1] == generated(tiny.llama(), [5, 6] * 20, 5)
+    assert heard.tokens[2] == generated(tiny.llama(), [5, 6], 5)
+    assert empty(made)
+
+
 def test_a_request_that_finds_no_memory_at_all_fails_with_a_sentence(
     made: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

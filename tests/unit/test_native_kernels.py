@@ -172,6 +172,17 @@ def test_without_a_compiler_the_reference_serves(
     assert isinstance(choose(CPU, sizes=(64,)), ReferenceKernels)
 
 
+def test_a_folder_that_nothing_may_be_executed_from_is_as_good_as_no_compiler(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(path: str) -> None:
+        raise OSError("failed to map segment from shared object")
+
+    monkeypatch.setattr("ctypes.CDLL", refused)
+    with pytest.raises(NoCompiler, match="cannot be compiled or opened: failed to map"):
+        CompiledKernels()
+
+
 def test_a_compiler_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     compiler = tmp_path / "cc"
     compiler.write_text("#!/bin/sh\necho no such processor >&2\nexit 1\n")

@@ -1,101 +1,85 @@
-import os
+"""Quantized matrices of every kind that GPTQ has, beside their dequantized weights."""
 
-os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # as loading.py sets it, before the import
-
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from workers.engines.native import linear
-from workers.engines.native.linear import Dense, FourBit, Packed, fused
-from workers.engines.transformers import loading  # noqa: F401  (it brings gptqmodel, quietly)
-
-WIDTH = 128
-ROWS = [1, 3, 8, 9, 40]
+from workers.engines.native.linear import fused
 
 
-def quantized(out: int, *, group: int = 32, bias: bool = False, shuffled: bool = False) -> Any:
-    """A GPTQ matrix with random codes, zeros and scales, as gptqmodel loads one."""
-    from gptqmodel.nn_modules.qlinear.torch_aten_kernel import TorchAtenLinear
+def packed(values: Tensor, bits: int) -> Tensor:
+    """Rows of codes in int32, the lowest bits first."""
+    number = 32 // bits
+    grouped = values.reshape(-1, number, values.shape[-1]).long()
+    words = (grouped << (torch.arange(number) * bits).view(1, -1, 1)).sum(1)
+    return torch.where(words >= 1 << 31, words - (1 << 32), words).to(torch.int32)
 
-    module = TorchAtenLinear(
-        bits=4,
+
+def gptq(size: int = 128, out: int = 64, **how: Any) -> Any:
+    """A module as gptqmodel loads it: scales and bias are in float16."""
+    bits, group = how.get("bits", 4), how.get("group", 32)
+    order = torch.arange(size) // group
+    order = order[torch.randperm(size)] if how.get("shuffled") else order
+    codes = torch.randint(0, 1 << bits, (size, out))
+    zeros = torch.randint(0, 1 << bits, (int(order.max()) + 1, out))
+    scales = (torch.rand(zeros.shape) / 50 + 0.01).half()
+    weight = (codes - zeros[order]) * scales[order].float()
+    return SimpleNamespace(
+        bits=bits,
         group_size=group,
-        sym=False,
-        desc_act=shuffled,
-        in_features=WIDTH,
-        out_features=out,
-        bias=bias,
+        in_features=size,
+        g_idx=order,
+        qweight=packed(codes, bits),
+        qzeros=packed(zeros.T, bits).T.contiguous(),
+        scales=scales,
+        bias=torch.randn(out).half() if how.get("bias") else None,
+        dequantize_weight=lambda: weight,
     )
-    for buffer in (module.qweight, module.qzeros):
-        buffer.copy_(torch.randint(-(2**31), 2**31 - 1, buffer.shape, dtype=torch.int32))
-    module.scales.copy_(torch.rand(module.scales.shape) * 0.02)
-    groups = torch.arange(WIDTH) // group
-    module.g_idx.copy_(groups[torch.randperm(WIDTH)] if shuffled else groups)
-    if bias:
-        module.bias.copy_(torch.randn(out))
-        module.bias = module.bias.to(torch.bfloat16)
-    return module
 
 
-def wanted(modules: list[Any], x: Tensor) -> Tensor:
-    """The product in float32."""
-    parts = []
-    for module in modules:
-        plain = isinstance(module, torch.nn.Linear)
-        weight = module.weight if plain else module.dequantize_weight().T
-        part = x.float() @ weight.float().T
-        parts.append(part if module.bias is None else part + module.bias.float())
-    return torch.cat(parts, dim=-1)
+def plain() -> Any:
+    return torch.nn.Linear(128, 64, bias=False, dtype=torch.bfloat16)
 
 
-def check(modules: list[Any], kind: Any, **options: Any) -> None:
-    made = fused(*modules, **options)
-    assert isinstance(made, kind)
-    with torch.inference_mode():
-        for rows in ROWS:
-            x = torch.randn(rows, WIDTH).to(torch.bfloat16)
-            true = wanted(modules, x)
-            assert (made(x).float() - true).abs().max() <= 0.02 * true.abs().max()
+def true(module: Any, x: Tensor) -> Tensor:
+    known = isinstance(module, torch.nn.Linear)
+    weight = module.weight if known else module.dequantize_weight().T
+    product = x.float() @ weight.float().T
+    return product if module.bias is None else product + module.bias.float()
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
+@pytest.mark.parametrize("rows", [1, 8, 9, 40])
+@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        [{}],
+        [{}, {}, {}],
+        [{"shuffled": True}],
+        [{"group": 128}],
+        [{"bits": 8}],
+        [{"bias": True}, {"bias": True}],
+        [{"bias": True, "bits": 8}],
+        [{"size": 96, "group": 64}],
+        [{"group": 32}, {"group": 64}],
+        [{"bits": 4}, {"bits": 8}],
+        [{"bias": True}, {}],
+        [{}, None],
+        [None, {}],
+    ],
+    ids=str,
+)
+@torch.inference_mode()
+def test_a_product_is_that_of_the_dequantized_weights(
+    kinds: list[dict[str, Any] | None], dense: bool, rows: int
+) -> None:
     torch.manual_seed(0)
-
-
-@pytest.mark.parametrize("group", [32, 64, 128])
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("dense", [False, True])
-def test_quantized_projections_side_by_side_give_their_products(
-    group: int, bias: bool, dense: bool
-) -> None:
-    modules = [quantized(out, group=group, bias=bias) for out in (64, 32, 32)]
-    check(modules, FourBit, dense=dense)
-
-
-def test_columns_out_of_order_are_dequantized() -> None:
-    check([quantized(64, shuffled=True)], (Packed, Dense))
-
-
-def test_groups_of_different_sizes_are_dequantized() -> None:
-    check([quantized(64), quantized(32, group=64)], (Packed, Dense))
-
-
-def test_what_is_quantized_only_in_part_is_dequantized() -> None:
-    plain = torch.nn.Linear(WIDTH, 32, bias=False, dtype=torch.bfloat16)
-    check([quantized(64), plain], (Packed, Dense))
-
-
-def test_without_quick_bfloat16_the_4_bit_kernel_serves_all(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(linear, "_bfloat16_is_fast", lambda: False)
-    check([quantized(64)], FourBit)
-
-
-def test_plain_projections_side_by_side_give_their_products() -> None:
-    modules = [torch.nn.Linear(WIDTH, out, dtype=torch.bfloat16) for out in (64, 32)]
-    check(modules, (Packed, Dense))
+    modules = [plain() if kind is None else gptq(**kind) for kind in kinds]
+    size = 128 if kinds[0] is None else modules[0].in_features
+    x = torch.randn(rows, size).to(torch.bfloat16)
+    got = fused(*modules, dense=dense)(x).float()
+    wanted = torch.cat([true(module, x) for module in modules], dim=-1)
+    assert float((got - wanted).norm() / wanted.norm()) < 0.01

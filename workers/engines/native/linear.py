@@ -79,21 +79,52 @@ class FourBit:
         return product if self._bias is None else product.add_(self._bias)
 
 
+class Beside:
+    """Projections that stay apart, because they are unlike."""
+
+    def __init__(self, parts: Sequence[Linear]) -> None:
+        self._parts = parts
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """See Linear."""
+        return torch.cat([part(x) for part in self._parts], dim=-1)
+
+
 def fused(*modules: Any, dense: bool = True) -> Linear:
     """One Linear for modules with the same input, outputs side by side.
 
     The modules are torch's or gptqmodel's; their weights may be freed afterwards. ``dense`` says
     whether there is memory for 4 bit matrices in bfloat16, too.
     """
+    if not _alike(modules):
+        return Beside([fused(module, dense=dense) for module in modules])
+    if isinstance(modules[0], torch.nn.Linear):
+        return of_weight(torch.cat([module.weight for module in modules]), _bias(modules))
+    weight = torch.cat([module.dequantize_weight().T for module in modules]).to(torch.bfloat16)
     bias = _bias(modules)
-    if not all(map(_four_bit, modules)) or len({module.group_size for module in modules}) > 1:
-        return of_weight(_weight(modules), bias)
+    if bias is not None:
+        bias = bias.to(torch.bfloat16)  # gptqmodel keeps it in float16, which oneDNN does not mix
+    if not all(map(_four_bit, modules)):
+        return of_weight(weight, bias)
     packed = [_packed(module) for module in modules]
     scales = torch.cat([scales for _, scales in packed], dim=1).contiguous()
     codes = torch.cat([codes for codes, _ in packed])
-    many = of_weight(_weight(modules), bias) if dense and _bfloat16_is_fast() else None
+    many = of_weight(weight, bias) if dense and _bfloat16_is_fast() else None
     codes = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)
     return FourBit(codes, scales, group=modules[0].group_size, bias=bias, many=many)
+
+
+def _alike(modules: Sequence[Any]) -> bool:
+    """Whether these can be one matrix; GPTQ may leave some as they are, or group them otherwise."""
+    kinds = {
+        (
+            isinstance(module, torch.nn.Linear),
+            getattr(module, "bias", None) is None,
+            getattr(module, "group_size", 0),
+        )
+        for module in modules
+    }
+    return len(kinds) == 1
 
 
 def of_weight(weight: Tensor, bias: Tensor | None) -> Linear:
@@ -112,25 +143,12 @@ def _bias(modules: Sequence[Any]) -> Tensor | None:
     return torch.cat(biases) if biases else None
 
 
-def _weight(modules: Sequence[Any]) -> Tensor:
-    """The matrices as one (out, in), dequantized if need be."""
-    return torch.cat(
-        [
-            module.weight.detach()
-            if isinstance(module, torch.nn.Linear)
-            else module.dequantize_weight().T.to(torch.bfloat16)
-            for module in modules
-        ]
-    )
-
-
 def _four_bit(module: Any) -> bool:
     """Whether PyTorch's int4 kernel takes this matrix as it is: its columns are in order."""
-    if isinstance(module, torch.nn.Linear):
-        return False
     groups = torch.arange(module.in_features) // max(module.group_size, 1)
     in_order = torch.equal(module.g_idx.long(), groups)
-    return module.bits == 4 and module.group_size in (16, 32, 64, 128) and in_order
+    whole = module.group_size in (16, 32, 64, 128) and module.in_features % module.group_size == 0
+    return module.bits == 4 and whole and in_order
 
 
 def _packed(module: Any) -> tuple[Tensor, Tensor]:

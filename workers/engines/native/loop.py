@@ -158,20 +158,21 @@ class Loop:
             self._started += 1
 
     def _take_step(self, batch: Batch) -> None:
+        state, slots = self._slots, batch.wanted_slots
+        positions = state.length[slots] - state.prompt[slots]
         try:
             logits = self._runner.run(batch)
+            chosen = self._sampler.choose(logits, slots, positions)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             self._make_room(batch)
             return
-        state, slots = self._slots, batch.wanted_slots
         decoding = (np.diff(batch.starts) == 1) & state.begun[batch.slots]
         self._prefilled += len(batch.tokens) - int(decoding.sum())
         state.begun[batch.slots] = True
         self._scheduler.computed(batch)
-        positions = state.length[slots] - state.prompt[slots]
-        self._accept(slots, self._sampler.choose(logits, slots, positions))
+        self._accept(slots, chosen)
 
     def _make_room(self, batch: Batch) -> None:
         """There was no memory for this pass: from now on they are half as large."""

@@ -22,6 +22,7 @@ from workers.engines.native.wire import Ids
 
 SOURCE = Path(__file__).with_name("kernels.c")
 COMPILERS = ("cc", "gcc", "clang")
+PATIENCE_SECONDS = 120
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 PREFIXES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
@@ -142,15 +143,25 @@ def _compiled() -> ctypes.CDLL:
     compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
     if compiler is None:
         raise NoCompiler("There is no C compiler on the PATH.")
+    try:
+        library = _library(compiler)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        # The temporary folder is read-only, say, or nothing may be executed from it.
+        raise NoCompiler(f"The kernels cannot be compiled or opened: {error}") from error
+    _declare(library)
+    return library
+
+
+def _library(compiler: str) -> ctypes.CDLL:
     with tempfile.TemporaryDirectory(prefix="gptqueue-") as folder:
         target = Path(folder) / "kernels.so"
         command = [compiler, *FLAGS, str(SOURCE), "-o", str(target), "-lm"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS
+        )
         if done.returncode:
             raise NoCompiler(f"{compiler} cannot compile the kernels: {done.stderr[:500]}")
-        library = ctypes.CDLL(str(target))
-    _declare(library)
-    return library
+        return ctypes.CDLL(str(target))
 
 
 def _declare(library: ctypes.CDLL) -> None:
