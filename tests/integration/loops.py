@@ -25,6 +25,11 @@ def loop(model: Any, *, slots: int = 6, blocks: int = 48, budget: int = 30) -> L
     return made
 
 
+def build() -> Loop:
+    """The factory of an engine's process with a tiny model."""
+    return loop(tiny.llama())
+
+
 def job(key: int, prompt: Iterable[int], limit: int = 20, **more: Any) -> Job:
     """A greedy request, unless ``sampling`` says otherwise."""
     more.setdefault("sampling", GREEDY)

@@ -193,11 +193,11 @@ def test_without_memory_to_choose_tokens_the_step_is_taken_again(
     choose = made._sampler.choose
     shortages = [3]
 
-    def scarce(*given: Any) -> Any:
+    def scarce(*given: Any, **named: Any) -> Any:
         if shortages[0]:
             shortages[0] -= 1
             raise MemoryError
-        return choose(*given)
+        return choose(*given, **named)
 
     monkeypatch.setattr(made._sampler, "choose", scarce)
     heard = run(made, [job(1, [5, 6] * 20, 5), job(2, [5, 6], 5)])

@@ -105,7 +105,7 @@ class Follower:
     def release(self, slot: int) -> None:
         """Nothing to forget."""
 
-    def choose(self, logits: Tensor, slots: Ids, positions: Ids) -> Chosen:
+    def choose(self, logits: Tensor, slots: Ids, positions: Ids, **_: object) -> Chosen:
         """The forced tokens."""
         keys = self._loop._slots.keys[slots]
         for row, key, position in zip(logits, keys.tolist(), positions.tolist(), strict=True):

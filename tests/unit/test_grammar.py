@@ -1,7 +1,6 @@
 """Answers that follow a JSON schema, whatever the model would rather say."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -10,7 +9,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from app.errors import EngineFailed, InvalidRequest
-from workers.engines.grammar import Grammar, Grammars, forbid
+from workers.engines.grammar import Grammar, Grammars
+from workers.engines.native.constraints import forbid
 
 END = 0
 VOCABULARY = 700  # more logits than tokens, and no multiple of 32
@@ -95,11 +95,14 @@ def _as_bytes(word: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def grammars(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Grammars:
+def grammars(tokenizer: Tokenizer) -> Grammars:
     """Grammars of that tokenizer."""
-    file: Path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    tokenizer.save(str(file))
-    return Grammars(file, vocabulary=VOCABULARY, end_tokens={END})
+    return Grammars(tokenizer.to_str(), vocabulary=VOCABULARY, end_tokens={END})
+
+
+def compiled(grammars: Grammars, schema: dict[str, Any]) -> Grammar:
+    """The grammar of a schema."""
+    return grammars.compile(json.dumps(schema))
 
 
 def sample(grammars: Grammars, rows: list[Grammar], chance: torch.Generator) -> list[list[int]]:
@@ -124,9 +127,9 @@ def sample(grammars: Grammars, rows: list[Grammar], chance: torch.Generator) -> 
 def test_random_answers_under_a_schema_are_json_that_satisfies_it(
     grammars: Grammars, tokenizer: Tokenizer, name: str
 ) -> None:
-    compiled = grammars.compile(SCHEMAS[name])
+    first = compiled(grammars, SCHEMAS[name])
     chance = torch.Generator().manual_seed(1)
-    answers = sample(grammars, [compiled.copy() for _ in range(24)], chance)
+    answers = sample(grammars, [first.copy() for _ in range(24)], chance)
     assert len({tuple(answer) for answer in answers}) > 4
     for answer in answers:
         value = json.loads(tokenizer.decode(answer))
@@ -135,14 +138,14 @@ def test_random_answers_under_a_schema_are_json_that_satisfies_it(
 
 def test_each_row_follows_its_own_schema(grammars: Grammars, tokenizer: Tokenizer) -> None:
     names = list(SCHEMAS) * 2
-    rows = [grammars.compile(SCHEMAS[name]) for name in names]
+    rows = [compiled(grammars, SCHEMAS[name]) for name in names]
     answers = sample(grammars, rows, torch.Generator().manual_seed(2))
     for name, answer in zip(names, answers, strict=True):
         jsonschema.validate(json.loads(tokenizer.decode(answer)), SCHEMAS[name])
 
 
 def test_a_row_without_a_schema_may_say_anything(grammars: Grammars) -> None:
-    mask = grammars.mask([None, grammars.compile({"type": "integer"})])
+    mask = grammars.mask([None, compiled(grammars, {"type": "integer"})])
     logits = torch.zeros(2, VOCABULARY, dtype=torch.bfloat16)
     forbid(logits, torch.from_numpy(mask))
     assert mask.shape == (2, 22)
@@ -157,12 +160,12 @@ def test_there_is_one_way_to_write_an_answer(grammars: Grammars, tokenizer: Toke
         "required": ["a", "b"],
         "additionalProperties": False,
     }
-    answers = sample(grammars, [grammars.compile(schema)], torch.Generator().manual_seed(3))
+    answers = sample(grammars, [compiled(grammars, schema)], torch.Generator().manual_seed(3))
     assert tokenizer.decode(answers[0]) == '{"a": 1, "b": [2, 3]}'
 
 
 def test_an_answer_may_end_only_where_it_is_whole(grammars: Grammars, tokenizer: Tokenizer) -> None:
-    grammar = grammars.compile({"type": "array", "items": {"const": 1}})
+    grammar = compiled(grammars, {"type": "array", "items": {"const": 1}})
     for text, may_end in [("", False), ("[", False), ("1", False), ("]", True)]:
         for token in tokenizer.encode(text).ids:
             grammar.accept(token)
@@ -173,7 +176,7 @@ def test_an_answer_may_end_only_where_it_is_whole(grammars: Grammars, tokenizer:
 
 
 def test_an_answer_that_could_go_on_is_not_done(grammars: Grammars, tokenizer: Tokenizer) -> None:
-    grammar = grammars.compile({"type": "integer"})
+    grammar = compiled(grammars, {"type": "integer"})
     for token in tokenizer.encode("12").ids:
         grammar.accept(token)
     assert not grammar.done
@@ -181,7 +184,7 @@ def test_an_answer_that_could_go_on_is_not_done(grammars: Grammars, tokenizer: T
 
 
 def test_a_copy_goes_its_own_way(grammars: Grammars, tokenizer: Tokenizer) -> None:
-    first = grammars.compile({"enum": [[1], 2]})
+    first = compiled(grammars, {"enum": [[1], 2]})
     second = first.copy()
     first.accept(tokenizer.token_to_id("["))
     second.accept(tokenizer.token_to_id("2"))
@@ -190,7 +193,7 @@ def test_a_copy_goes_its_own_way(grammars: Grammars, tokenizer: Tokenizer) -> No
 
 
 def test_a_token_outside_the_schema_is_told(grammars: Grammars, tokenizer: Tokenizer) -> None:
-    grammar = grammars.compile({"type": "integer"})
+    grammar = compiled(grammars, {"type": "integer"})
     with pytest.raises(EngineFailed, match="cannot follow the schema"):
         grammar.accept(tokenizer.token_to_id("a"))
 
@@ -198,7 +201,7 @@ def test_a_token_outside_the_schema_is_told(grammars: Grammars, tokenizer: Token
 def test_a_schema_that_grows_too_large_on_the_way_fails_its_answer(
     grammars: Grammars, tokenizer: Tokenizer
 ) -> None:
-    grammar = grammars.compile({"type": "string", "pattern": "^(a?){5000}a{5000}$"})
+    grammar = compiled(grammars, {"type": "string", "pattern": "^(a?){5000}a{5000}$"})
     with pytest.raises(EngineFailed, match=r"cannot follow the schema: .*too many"):
         for token in tokenizer.encode('"aa').ids:
             grammars.mask([grammar])
@@ -206,7 +209,10 @@ def test_a_schema_that_grows_too_large_on_the_way_fails_its_answer(
 
 
 def test_a_grammar_that_fails_fails_no_other_row(grammars: Grammars, tokenizer: Tokenizer) -> None:
-    failed, well = grammars.compile({"type": "integer"}), grammars.compile({"const": 7})
+    failed, well = (
+        compiled(grammars, {"type": "integer"}),
+        compiled(grammars, {"const": 7}),
+    )
     with pytest.raises(EngineFailed):
         failed.accept(tokenizer.token_to_id("a"))
     logits = torch.zeros(2, VOCABULARY)
@@ -236,7 +242,7 @@ def test_a_schema_that_cannot_be_kept_is_refused_in_one_sentence(
     grammars: Grammars, schema: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(InvalidRequest, match="cannot be followed") as refusal:
-        grammars.compile(schema)
+        compiled(grammars, schema)
     assert reason in refusal.value.message
     assert refusal.value.message.endswith(".")
     assert "\n" not in refusal.value.message

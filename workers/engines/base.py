@@ -12,6 +12,8 @@ from typing import Protocol
 
 from app.errors import InvalidRequest
 
+CANNOT_CONSTRAIN = "This model's engine cannot constrain its output."
+
 
 class FinishReason(StrEnum):
     """Why a generation ended."""
@@ -62,7 +64,7 @@ class Sampling:
     def refuse_schema(self) -> None:
         """For engines that cannot follow one; raises InvalidRequest where there is one."""
         if self.json_schema is not None:
-            raise InvalidRequest("This model's engine cannot constrain its output.")
+            raise InvalidRequest(CANNOT_CONSTRAIN)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,17 +7,24 @@ were white space free, a small model could go on with nothing else until its tok
 """
 
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import torch
 from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 
 from app.errors import EngineFailed, InvalidRequest
 
 WORD = 32  # tokens in an element of a bitmask
+STYLE: Any = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "lenient": False,
+}
+UNABLE = "This JSON schema cannot be followed"
+# The library quotes patterns, and those can be long.
+LONGEST_REASON = 300  # characters
 
 Bits = NDArray[np.int32]
 
@@ -50,40 +57,39 @@ class Grammar:
     def accept(self, token: int) -> None:
         """Go on behind this token; raises EngineFailed when it cannot."""
         if not self._matcher.consume_token(token):
-            raise EngineFailed(f"The answer cannot follow the schema: {_sentence(self._matcher)}")
+            reason = _sentence(self._matcher.get_error())
+            raise EngineFailed(f"The answer cannot follow the schema: {reason}")
 
 
 class Grammars:
     """Compiles schemas for one vocabulary; any thread may ask."""
 
     def __init__(
-        self, tokenizer_json: Path, *, vocabulary: int, end_tokens: Collection[int]
+        self, tokenizer_json: str, *, vocabulary: int, end_tokens: Collection[int]
     ) -> None:
-        """``tokenizer_json`` is the file of a fast tokenizer; ``vocabulary`` how many logits a row
-        has; ``end_tokens`` the ids that end a text.
+        """``tokenizer_json`` is a fast tokenizer, written as JSON; ``vocabulary`` how many logits
+        a row has, or tokens the tokenizer, whichever is more; ``end_tokens`` the ids that end a
+        text. Raises ValueError where the library cannot read the tokenizer.
         """
         self.words = -(-vocabulary // WORD)
         self._tokenizer = LLTokenizer(
-            tokenizer_json.read_text(), n_vocab=vocabulary, eos_token=sorted(end_tokens)
+            tokenizer_json, n_vocab=vocabulary, eos_token=sorted(end_tokens)
         )
 
-    def compile(self, schema: dict[str, Any]) -> Grammar:
-        """The grammar of a JSON schema; raises InvalidRequest with what is wrong with it.
+    def compile(self, schema: str) -> Grammar:
+        """The grammar of a JSON schema, given as text; raises InvalidRequest with what is wrong
+        with it.
 
-        A millisecond for a usual schema, up to a second for a huge one; others may run meanwhile.
+        A millisecond for a usual schema, and hours for some short ones: see native/schemas.py.
+        Other threads may run meanwhile.
         """
-        source = LLMatcher.grammar_from_json_schema(
-            schema,
-            overrides={
-                "whitespace_flexible": False,
-                "item_separator": ", ",
-                "key_separator": ": ",
-                "lenient": False,
-            },
-        )
+        try:
+            source = LLMatcher.grammar_from_json_schema(schema, overrides=STYLE)
+        except ValueError as error:
+            raise InvalidRequest(f"{UNABLE}: {_sentence(str(error))}") from error
         matcher = LLMatcher(self._tokenizer, source, log_level=0)
         if matcher.is_error():
-            raise InvalidRequest(f"This JSON schema cannot be followed: {_sentence(matcher)}")
+            raise InvalidRequest(f"{UNABLE}: {_sentence(matcher.get_error())}")
         return Grammar(matcher)
 
     def mask(self, rows: Sequence[Grammar | None]) -> Bits:
@@ -98,17 +104,7 @@ class Grammars:
         return bits
 
 
-def forbid(logits: torch.Tensor, mask: torch.Tensor) -> None:
-    """Set the logits, shape (rows, vocabulary), of tokens outside the mask to minus infinity.
-
-    ``mask`` is that of Grammars.mask, int32, on the device of the logits.
-    """
-    places = torch.arange(WORD, dtype=torch.int32, device=mask.device)
-    allowed = ((mask.unsqueeze(-1) >> places) & 1).flatten(1)
-    logits.masked_fill_(allowed[:, : logits.shape[1]] == 0, -torch.inf)
-
-
-def _sentence(matcher: LLMatcher) -> str:
+def _sentence(reason: str) -> str:
     """The library's reason on one line, without its state, which follows it."""
-    reason = matcher.get_error().partition("<state>")[0]
-    return " ".join(reason.split()).rstrip(".") + "."
+    words = " ".join(reason.partition("<state>")[0].split())
+    return words[:LONGEST_REASON].rstrip(".") + "."

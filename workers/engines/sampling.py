@@ -120,12 +120,15 @@ class Sampler:
             self._penalties.release(slot)
 
     @torch.inference_mode()
-    def choose(self, logits: Tensor, slots: Ids, positions: Ids) -> Chosen:
+    def choose(
+        self, logits: Tensor, slots: Ids, positions: Ids, *, told: Tensor | None = None
+    ) -> Chosen:
         """The next token of each row; from now on it counts for the penalties.
 
         ``logits`` (rows, vocabulary) of any floating type are left as they are; ``slots`` (rows,)
         names none twice; ``positions`` (rows,) is each token's place in its answer, the first 0.
-        With a seed, the same logits give the same token beside any other rows.
+        With a seed, the same logits give the same token beside any other rows. ``told``, of the
+        same shape, are those whose log-probabilities are told, None for the same.
         """
         group = self._grouped(slots)
         adjusted = len(group.places)
@@ -136,7 +139,8 @@ class Sampler:
             if adjusted:
                 scores = logits[group.rows].float()
                 tokens[group.rows] = self._adjusted(scores, group, positions)
-        logprobs = _logprobs(logits, tokens, group.asked) if len(group.asked) else {}
+        told = logits if told is None else told
+        logprobs = _logprobs(told, tokens, group.asked) if len(group.asked) else {}
         return Chosen(tokens.int().cpu().numpy(), logprobs)
 
     def _adjusted(self, scores: Tensor, group: _Group, positions: Ids) -> Tensor:

@@ -8,11 +8,13 @@ import structlog
 
 from app.catalog import Version
 from app.errors import ModelLoadFailed, UnknownArchitecture
+from workers.engines.grammar import Grammars
 from workers.engines.memory import is_out_of_memory
 from workers.engines.native.loop import Loop
 from workers.engines.native.models import family, lean
 from workers.engines.native.models.llama import Llama
 from workers.engines.native.runner import ModelRunner
+from workers.engines.native.schemas import as_json
 from workers.engines.transformers import loading
 from workers.engines.transformers.engine import end_tokens
 
@@ -64,6 +66,7 @@ def assemble(
         raise UnknownArchitecture(message) from error
     if blocks is None:
         blocks = _blocks(model, context_length=context_length, slots=slots)
+    runner = ModelRunner(model, blocks=blocks)
     log.info(
         "engine.built",
         kernels=type(model.kernels).__name__,
@@ -73,12 +76,25 @@ def assemble(
         kv_mib=blocks * model.block_bytes >> 20,
     )
     return Loop(
-        ModelRunner(model, blocks=blocks),
+        runner,
         slots=slots,
         context_length=context_length,
         budget=BUDGET,
         end_tokens=ends,
+        grammars=_grammars(tokenizer, runner.vocabulary, ends),
     )
+
+
+def _grammars(tokenizer: Any, vocabulary: int, ends: frozenset[int]) -> Grammars | None:
+    """None where schemas cannot be followed with this tokenizer."""
+    text = as_json(tokenizer)
+    if text is None:
+        return None
+    try:
+        return Grammars(text, vocabulary=max(vocabulary, len(tokenizer)), end_tokens=ends)
+    except ValueError as error:
+        log.warning("engine.no_schemas", reason=str(error))
+        return None
 
 
 def _blocks(model: Llama, *, context_length: int, slots: int) -> int:

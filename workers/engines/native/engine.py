@@ -29,6 +29,7 @@ from workers.engines.native.flight import RESTARTING, Flight
 from workers.engines.native.keeper import Keeper
 from workers.engines.native.process import EngineProcess
 from workers.engines.native.restarts import Patience
+from workers.engines.native.schemas import Schemas
 from workers.engines.prompts import Prompts
 
 _SUMS = (
@@ -69,6 +70,7 @@ class NativeEngine:
         self._tokenizer = tokenizer
         self._texts = TokenTexts(tokenizer)
         self._prompts = Prompts(tokenizer, context_length)
+        self._schemas = Schemas(tokenizer)
         self._publish = publish
         self._flight = Flight()
         self._before = self._stats = _NO_STATS  # up to the last death, and up to now
@@ -118,11 +120,13 @@ class NativeEngine:
         self._keeper.close()
         _resolve(self._flight.empty(EngineClosed()))
         self._keeper.join()
+        self._schemas.close()
 
     def _queue(self, request: Request) -> "Future[Generation]":
         prompt, limit = self._prompts.encode(request)
         self._check_room(len(prompt), limit)
-        request.sampling.refuse_schema()
+        if request.sampling.json_schema is not None:
+            self._schemas.check(request.sampling.json_schema)
         answer = Answer(request, prompt, tokenizer=self._tokenizer, texts=self._texts)
         with self._keeper.changed:
             if not self._keeper.ready():

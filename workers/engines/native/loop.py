@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from workers.engines.base import FinishReason, Stats
+from workers.engines.grammar import Grammars
 from workers.engines.memory import is_out_of_memory
 from workers.engines.native.batch import Batch
 from workers.engines.native.blocks import Blocks
+from workers.engines.native.constraints import Constraints
 from workers.engines.native.scheduler import Scheduler
 from workers.engines.native.slots import Slots
 from workers.engines.native.telling import Telling
@@ -49,8 +51,11 @@ class Loop:
         context_length: int,
         budget: int,
         end_tokens: frozenset[int],
+        grammars: Grammars | None = None,
     ) -> None:
-        """``context_length`` and ``budget``, the most new tokens of a step, are in tokens."""
+        """``context_length`` and ``budget``, the most new tokens of a step, are in tokens;
+        ``grammars`` None refuses requests with a schema.
+        """
         self._runner = runner
         blocks = Blocks(runner.block_count, runner.block_size)
         self.kv_tokens = min(context_length, blocks.count * blocks.size)
@@ -58,6 +63,7 @@ class Loop:
         self._slots = Slots(slots, context_length, table_width=width)
         self._scheduler = Scheduler(self._slots, blocks, budget=budget)
         self._sampler = Sampler(slots, runner.vocabulary, runner.device)
+        self._constraints = Constraints(grammars)
         self._end_tokens = np.array(sorted(end_tokens), np.int32)
         self._telling = Telling(self._slots)
         self._slot_of: dict[int, int] = {}  # by key
@@ -82,6 +88,9 @@ class Loop:
             return
         self._scheduler.waiting[job.key] = job
         self._arrived[job.key] = time.monotonic()
+        if job.sampling.json_schema is not None:
+            self._scheduler.held.add(job.key)
+            self._constraints.prepare(job.key, job.sampling.json_schema)
         if job.deadline is not None:
             self._earliest = min(self._earliest, job.deadline)
 
@@ -94,9 +103,12 @@ class Loop:
     def step(self) -> Progress:
         """One forward pass, if anybody runs; what is new since the last."""
         self._end_interrupted()
+        self._let_in_prepared()
         batch, admitted = self._scheduler.schedule()
         self._welcome(admitted)
-        if batch is not None:
+        if batch is None:
+            self._constraints.pause()
+        else:
             started = time.monotonic()
             self._take_step(batch)
             self._steps += 1
@@ -132,8 +144,7 @@ class Loop:
             reasons = {**dict.fromkeys(self._late(now), FinishReason.DEADLINE), **reasons}
         for key, reason in reasons.items():
             if key in self._scheduler.waiting:
-                self._forget_waiting(key)
-                self._telling.end_unseen(End(key, reason, prefilled=False))
+                self._end_waiting(End(key, reason, prefilled=False))
             else:
                 self._end([self._slot_of[key]], reason)
 
@@ -144,14 +155,25 @@ class Loop:
         self._earliest = min((at for at, _ in timed if at > now), default=float("inf"))
         return [key for at, key in timed if at <= now]
 
-    def _forget_waiting(self, key: int) -> None:
-        del self._scheduler.waiting[key], self._arrived[key]
+    def _let_in_prepared(self) -> None:
+        """Whose grammar is ready need not be held any more."""
+        for key, error in self._constraints.prepared():
+            self._scheduler.held.remove(key)
+            if error is not None:
+                self._end_waiting(End(key, None, prefilled=False, error=error))
+
+    def _end_waiting(self, end: End) -> None:
+        del self._scheduler.waiting[end.key], self._arrived[end.key]
+        self._scheduler.held.discard(end.key)
+        self._constraints.forget(end.key)
+        self._telling.end_unseen(end)
 
     def _welcome(self, admitted: list[tuple[int, Job]]) -> None:
         now = time.monotonic()
         for slot, job in admitted:
             self._slot_of[job.key] = slot
             self._sampler.admit(slot, job.sampling, job.prompt)
+            self._constraints.admit(slot, job.key)
             if job.sampling.stop_token_ids:
                 self._stops[slot] = job.sampling.stop_token_ids
             self._queue_seconds += now - self._arrived.pop(job.key)
@@ -162,7 +184,8 @@ class Loop:
         positions = state.length[slots] - state.prompt[slots]
         try:
             logits = self._runner.run(batch)
-            chosen = self._sampler.choose(logits, slots, positions)
+            allowed = self._constraints.apply(logits, slots)
+            chosen = self._sampler.choose(allowed, slots, positions, told=logits)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -195,15 +218,20 @@ class Loop:
         for row, slot in enumerate(slots.tolist() if self._stops else ()):
             over[row] |= int(tokens[row]) in self._stops.get(slot, ())
         going = ~(broken | over)
+        whole, failed = self._constraints.accept(slots[going], tokens[going])
+        over[going] = whole
+        going &= ~np.isin(slots, list(failed))
         self._slots.append(slots[going], tokens[going])
         self._generated += int(going.sum())
         for row, logprobs in chosen.logprobs.items():
             if going[row]:
                 self._telling.logprobs(int(slots[row]), logprobs)
-        full = going & (self._slots.length[slots] >= self._slots.end[slots])
+        full = going & ~over & (self._slots.length[slots] >= self._slots.end[slots])
         self._end(slots[over].tolist(), FinishReason.STOP)
         self._end(slots[full].tolist(), FinishReason.LENGTH)
         self._fail(slots[broken], NOT_A_NUMBER)
+        for slot, message in failed.items():
+            self._fail(np.array([slot]), message)
 
     def _end(self, slots: list[int], reason: FinishReason) -> None:
         for slot in slots:
@@ -219,5 +247,6 @@ class Loop:
         del self._slot_of[end.key]
         self._stops.pop(slot, None)
         self._sampler.release(slot)
+        self._constraints.release(slot)
         self._telling.end(slot, end)
         self._scheduler.leave(slot)

@@ -27,6 +27,7 @@ class Scheduler:
         self.budget = budget
         self.most_rows = slots.count  # that run at a time
         self.waiting: OrderedDict[int, Job] = OrderedDict()  # by key
+        self.held: set[int] = set()  # keys of those among them that cannot begin yet
         self.running: Ids = _NOBODY  # slots, in the order of their arrival
         self.paused: deque[int] = deque()  # slots whose blocks were taken from them
         self.preemptions = 0
@@ -69,12 +70,14 @@ class Scheduler:
         self.preemptions += 1
 
     def _admit(self) -> list[tuple[int, Job]]:
-        """Let in who fits, paused ones first; nobody overtakes."""
+        """Let in who fits, paused ones first; nobody overtakes, but those who are held."""
         admitted = []
         while self.paused and self._has_room() and self._place(self.paused[0]):
             self._run(self.paused.popleft())
-        while not self.paused and self.waiting and self.slots.free and self._has_room():
-            job = next(iter(self.waiting.values()))
+        while not self.paused and self.slots.free and self._has_room():
+            job = next((each for key, each in self.waiting.items() if key not in self.held), None)
+            if job is None:
+                break
             slot = self.slots.take(job)
             if not self._place(slot):
                 self.slots.give_back(slot)
