@@ -111,7 +111,7 @@ def sample(grammars: Grammars, rows: list[Grammar], chance: torch.Generator) -> 
     living = list(range(len(rows)))
     for _ in range(600):
         logits = torch.randn(len(living), VOCABULARY, generator=chance) * 5
-        forbid(logits, torch.from_numpy(grammars.mask([rows[each] for each in living])))
+        forbid(logits, grammars.mask([rows[each] for each in living]))
         chosen = torch.multinomial(logits.softmax(-1), 1, generator=chance).flatten().tolist()
         for row, token in zip(living, chosen, strict=True):
             if token != END:
@@ -147,7 +147,7 @@ def test_each_row_follows_its_own_schema(grammars: Grammars, tokenizer: Tokenize
 def test_a_row_without_a_schema_may_say_anything(grammars: Grammars) -> None:
     mask = grammars.mask([None, compiled(grammars, {"type": "integer"})])
     logits = torch.zeros(2, VOCABULARY, dtype=torch.bfloat16)
-    forbid(logits, torch.from_numpy(mask))
+    forbid(logits, mask)
     assert mask.shape == (2, 22)
     assert logits[0].isfinite().all()
     assert 0 < logits[1].isfinite().sum() < 20
@@ -216,7 +216,7 @@ def test_a_grammar_that_fails_fails_no_other_row(grammars: Grammars, tokenizer: 
     with pytest.raises(EngineFailed):
         failed.accept(tokenizer.token_to_id("a"))
     logits = torch.zeros(2, VOCABULARY)
-    forbid(logits, torch.from_numpy(grammars.mask([failed, well])))
+    forbid(logits, grammars.mask([failed, well]))
     assert logits[0].isfinite().all()
     assert logits[1].isfinite().nonzero().tolist() == [[tokenizer.token_to_id("7")]]
     with pytest.raises(EngineFailed, match="cannot follow the schema"):

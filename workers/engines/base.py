@@ -159,7 +159,7 @@ class Engine(Protocol):
     slots: int
 
     def submit(self, request: Request) -> "Future[Generation]":
-        """Queue a request; returns at once.
+        """Queue a request; returns at once, unless it has a schema that is to be checked first.
 
         The future ends with a Generation (also when cancelled or past its deadline), or raises
         ContextLengthExceeded, InvalidRequest (the chat template refuses it), EngineFailed,
