@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from app.errors import EngineFailed, InvalidRequest
+from app.errors import EngineClosed, EngineFailed, InvalidRequest
 from tests.integration import tiny
 from tests.integration.loops import (
     CONTEXT,
@@ -138,6 +138,16 @@ def test_a_grammar_that_fails_on_the_way_fails_its_row_alone() -> None:
     assert heard.ends[1].reason is None
     assert "cannot follow the schema" in (heard.ends[1].error or "")
     assert heard.tokens[2] == generated(tiny.llama(), [5, 6], 20)
+
+
+def test_a_grammar_that_fails_at_the_last_token_asked_for_ends_its_row_once() -> None:
+    made = loop(tiny.llama())
+    for limit in range(1, 60):
+        heard = follow(made, [job(limit, [5, 6], limit, sampling=under(GROWS))])
+        if heard.ends[limit].reason is None:
+            break
+        assert heard.reasons() == {limit: FinishReason.LENGTH}
+    assert "cannot follow the schema" in (heard.ends[limit].error or "")
 
 
 def test_logprobs_are_those_of_the_model_without_the_schema() -> None:
@@ -338,3 +348,7 @@ def test_a_closed_engine_leaves_no_process_behind(engine: NativeEngine) -> None:
     assert process is not None
     engine.close()
     assert process.poll() is not None
+    late = Request(id="late", prompt="hello", max_tokens=60, sampling=under({"const": "late"}))
+    with pytest.raises(EngineClosed):
+        engine.submit(late).result(timeout=60)
+    assert engine._schemas._process is None

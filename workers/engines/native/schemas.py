@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 
 from app.config import engine_environment
-from app.errors import EngineFailed, InvalidRequest
+from app.errors import EngineClosed, EngineFailed, InvalidRequest
 from workers.engines.base import CANNOT_CONSTRAIN
 
 TOO_COMPLEX = "This JSON schema is too complex to be followed."
@@ -41,10 +41,11 @@ class Schemas:
         self._verdicts: dict[str, str] = {}  # what is wrong with a schema, empty: nothing
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
+        self._closed = False
 
     def check(self, schema: str) -> None:
         """Wait until the schema, given as text, is checked; raises InvalidRequest with what is
-        wrong with it, EngineFailed if it cannot be checked.
+        wrong with it, EngineFailed if it cannot be checked, EngineClosed.
         """
         problem = self._verdicts.get(schema)
         if problem is None:
@@ -57,8 +58,9 @@ class Schemas:
             raise InvalidRequest(problem)
 
     def close(self) -> None:
-        """End the process."""
+        """End the process; there will be no other."""
         with self._lock:
+            self._closed = True
             self._end()
 
     def _ask(self, schema: str) -> str:
@@ -74,6 +76,8 @@ class Schemas:
 
     def _start(self) -> Connection:
         """The connection to a new process that waits for schemas."""
+        if self._closed:
+            raise EngineClosed
         tokenizer_json = as_json(self._tokenizer)
         if tokenizer_json is None:
             raise InvalidRequest(CANNOT_CONSTRAIN)
