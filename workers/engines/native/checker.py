@@ -1,6 +1,6 @@
 """``python -m workers.engines.native.checker``: the process that checks JSON schemas.
 
-Neither torch nor the model are loaded here: it starts in half a second.
+Neither torch nor the model are loaded here: it starts in a second.
 """
 
 import signal
