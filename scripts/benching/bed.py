@@ -29,18 +29,19 @@ from scripts.stack.supervisor import Part
 STOP_SECONDS = 20
 CREDIT_MICROS = 10**15
 MODEL = "fake"
-# An engine that answers at once: what is measured is everything around it.
-CATALOG = f"""
-[models.{MODEL}]
+CATALOG = """
+[models.{model}]
 enabled = true
 context_length = 2048
 input_price_micros = 1_000_000
 output_price_micros = 2_000_000
 version = "1"
-[models.{MODEL}.versions.1]
-source = "fake:"
-engine = "fake"
+[models.{model}.versions.1]
+source = "{source}"
+engine = "{engine}"
 """
+# An engine that answers at once: what is measured is everything around it.
+FAKE = CATALOG.format(model=MODEL, source="fake:", engine="fake")
 
 
 class Bed:
@@ -124,7 +125,7 @@ def migrate(url: str) -> None:
 
 
 @contextmanager
-def made(catalog: str = CATALOG) -> Iterator[Bed]:
+def made(catalog: str = FAKE) -> Iterator[Bed]:
     """A bed for the length of the block, which serves the models of ``catalog``, in TOML."""
     with (
         tempfile.TemporaryDirectory(prefix="gptqueue-bench-", ignore_cleanup_errors=True) as name,

@@ -28,6 +28,7 @@ from workers.engines.base import (
     Request,
     Sampling,
     TokenLogprob,
+    nowhere,
 )
 from workers.engines.openai.engine import OpenAIEngine
 from workers.engines.openai.link import Server
@@ -40,7 +41,7 @@ TOO_LONG_BY_TYPE = {"error": {"type": "exceed_context_size_error", "message": "5
 
 
 @contextmanager
-def engine(url: str, *, slots: int = 4, publish: Publisher | None = None) -> Iterator[OpenAIEngine]:
+def engine(url: str, *, slots: int = 4, publish: Publisher = nowhere) -> Iterator[OpenAIEngine]:
     one = OpenAIEngine(Server(url, "secret"), model="the-model", slots=slots, publish=publish)
     try:
         yield one

@@ -12,13 +12,15 @@ from app.errors import ModelLoadFailed
 from scripts.stack import ports
 from tests.openai_server import PIECES, serving
 from workers import engines
-from workers.engines.base import Request
+from workers.engines.base import Delta, Publisher, Request, nowhere
 
 VLLM = {"id": "the-model", "max_model_len": 64}
 LLAMA = {"id": "the-model", "meta": {"n_ctx": 64}}
 
 
-def load(source: str, served_name: str | None = None, key: str = "") -> engines.Engine:
+def load(
+    source: str, served_name: str | None = None, key: str = "", publish: Publisher = nowhere
+) -> engines.Engine:
     version = catalog.Version(source=source, engine="openai", served_name=served_name)
     model = catalog.Model(
         context_length=100,
@@ -27,7 +29,8 @@ def load(source: str, served_name: str | None = None, key: str = "") -> engines.
         version="1",
         versions={"1": version},
     )
-    return engines.load("remote", model, version="1", settings=Settings(openai_api_key=key))
+    settings = Settings(openai_api_key=key)
+    return engines.load("remote", model, version="1", settings=settings, publish=publish)
 
 
 def test_the_only_model_of_a_server_needs_no_name() -> None:
@@ -45,6 +48,16 @@ def test_one_of_several_models_is_chosen_by_name() -> None:
         engine.submit(Request(id="1", prompt="Count", max_tokens=2)).result(timeout=30)
         engine.close()
     assert server.bodies[0]["model"] == "b"
+
+
+def test_the_text_of_a_stream_reaches_whoever_reads_along() -> None:
+    told: list[Delta] = []
+    with serving() as server:
+        engine = load(server.url, publish=told.extend)
+        stream = Request(id="1", prompt="Count", max_tokens=20, stream=True)
+        engine.submit(stream).result(timeout=30)
+        engine.close()
+    assert "".join(delta.text for delta in told) == "".join(PIECES)
 
 
 def test_the_key_is_sent() -> None:

@@ -42,7 +42,9 @@ def _engine(model: Model, version: Version, settings: Settings, publish: Publish
             slots=settings.engine_slots,
         )
     if version.engine == "openai":
-        return openai.load(version, context_length=model.context_length, settings=settings)
+        return openai.load(
+            version, context_length=model.context_length, settings=settings, publish=publish
+        )
     # torch and the model libraries take seconds to import, and only these engines need them.
     try:
         if version.engine == "native":

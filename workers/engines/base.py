@@ -10,7 +10,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+import structlog
+
 from app.errors import InvalidRequest
+
+log = structlog.get_logger(__name__)
 
 CANNOT_CONSTRAIN = "This model's engine cannot constrain its output."
 
@@ -113,6 +117,20 @@ Publisher = Callable[[Sequence[Delta]], None]
 
 def nowhere(deltas: Sequence[Delta]) -> None:
     """The Publisher where nobody reads the text as it grows."""
+
+
+def harmless(publish: Publisher) -> Publisher:
+    """The same Publisher, which cannot stop an engine: what it raises is only logged, since whoever
+    reads along reads the whole text in the end.
+    """
+
+    def tell(deltas: Sequence[Delta]) -> None:
+        try:
+            publish(deltas)
+        except Exception:
+            log.exception("engine.publish_failed", deltas=len(deltas))
+
+    return tell
 
 
 @dataclass(frozen=True, slots=True)

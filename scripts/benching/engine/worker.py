@@ -25,17 +25,6 @@ from scripts.stack.ports import LOCALHOST
 from scripts.stack.problem import Problem
 
 MODEL = "bench"
-CATALOG = """
-[models.{model}]
-enabled = true
-context_length = 2048
-input_price_micros = 1_000_000
-output_price_micros = 2_000_000
-version = "1"
-[models.{model}.versions.1]
-source = "{source}"
-engine = "{engine}"
-"""
 TOKENS = "SELECT sum(completion_tokens) FROM jobs"
 CLIENTS = 8
 
@@ -44,7 +33,7 @@ def measure(
     alone: Host, prompts: Prompts, *, folder: Path, jobs: int, rounds: int, notes: Notes
 ) -> tuple[list[float], list[float]]:
     """Tokens per second inside the worker, and of the engine ``alone``, in alternating rounds."""
-    catalog = CATALOG.format(model=MODEL, source=folder, engine=alone.name)
+    catalog = bed.CATALOG.format(model=MODEL, source=folder, engine=alone.name)
     inside, outside = [], []
     with bed.made(catalog) as ground, listening() as receiver:
         stack = ground.stack

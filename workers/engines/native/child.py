@@ -134,10 +134,11 @@ def build(worker: Connection) -> Loop | None:
         send(worker, failed)
         return None
     except Exception as error:
+        # The libraries raise what they like, and the worker must hear a reason.
         log.exception("engine_not_built")
         send(worker, wire.Failed(f"The engine could not be built: {type(error).__name__}."))
         return None
-    send(worker, wire.Ready(kv_tokens=loop.kv_tokens, facts={}))
+    send(worker, wire.Ready(kv_tokens=loop.kv_tokens))
     return loop
 
 

@@ -14,12 +14,12 @@ import structlog
 
 from app.errors import ContextLengthExceeded, EngineClosed, EngineLost, GPTQueueError
 from workers.engines.base import (
-    Delta,
     FinishReason,
     Generation,
     Publisher,
     Request,
     Stats,
+    harmless,
     nowhere,
 )
 from workers.engines.logprobs import TokenTexts
@@ -71,7 +71,7 @@ class NativeEngine:
         self._texts = TokenTexts(tokenizer)
         self._prompts = Prompts(tokenizer, context_length)
         self._schemas = Schemas(tokenizer)
-        self._publish = publish
+        self._publish = harmless(publish)
         self._flight = Flight()
         self._before = self._stats = _NO_STATS  # up to the last death, and up to now
         self._keeper = Keeper(
@@ -161,16 +161,9 @@ class NativeEngine:
         for key in news.stopped:
             process.cancel(key, FinishReason.STOP)
         if news.deltas:
-            self._tell(news.deltas)
+            self._publish(news.deltas)
         _resolve(news.over)
         return bool(news.over)
-
-    def _tell(self, deltas: list[Delta]) -> None:
-        try:
-            self._publish(deltas)
-        except Exception:
-            # Whoever reads along reads the whole text in the end; the job goes on.
-            log.exception("engine.publish_failed", deltas=len(deltas))
 
     def _lose(self, why: str) -> None:
         self._before = self._stats = replace(self._stats, running=0, waiting=0, kv_used=0)

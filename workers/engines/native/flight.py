@@ -86,6 +86,7 @@ class Flight:
             if answer.request.stream:
                 self._add_delta(news, answer)
         except Exception as error:
+            # Whatever the tokenizer's library raises: it must end this request, and no other.
             _tokenizer_failed(answer, error)
             stopped = True
         if stopped:

@@ -125,7 +125,7 @@ class Keeper:
         raise ModelLoadFailed(f"The engine's process did not load in {LOAD_SECONDS:g} s.")
 
     def _begin(self, process: EngineProcess, ready: wire.Ready) -> None:
-        log.info("engine.ready", pid=process.pid, kv_tokens=ready.kv_tokens, **ready.facts)
+        log.info("engine.ready", pid=process.pid, kv_tokens=ready.kv_tokens)
         with self.changed:
             if self._closed:
                 process.kill()

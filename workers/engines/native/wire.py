@@ -75,11 +75,9 @@ class Ready:
     """From the engine: the model is loaded.
 
     ``kv_tokens`` is the most tokens, prompt and completion together, that one request can have.
-    ``facts`` go to the log: kernels, dtype, sizes.
     """
 
     kv_tokens: int
-    facts: dict[str, str | int | float]
 
 
 @dataclass(frozen=True, slots=True)

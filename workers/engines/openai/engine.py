@@ -25,7 +25,16 @@ from http import HTTPStatus
 import structlog
 
 from app.errors import EngineClosed, EngineFailed, EngineLost, GPTQueueError, InvalidRequest
-from workers.engines.base import Delta, FinishReason, Generation, Publisher, Request, Stats
+from workers.engines.base import (
+    Delta,
+    FinishReason,
+    Generation,
+    Publisher,
+    Request,
+    Stats,
+    harmless,
+    nowhere,
+)
 from workers.engines.openai import link as wire
 from workers.engines.openai import protocol
 from workers.engines.openai.call import Call
@@ -43,13 +52,13 @@ class OpenAIEngine:
     name = "openai"
 
     def __init__(
-        self, server: Server, *, model: str, slots: int, publish: Publisher | None = None
+        self, server: Server, *, model: str, slots: int, publish: Publisher = nowhere
     ) -> None:
         """``model`` is the server's name for it; ``slots`` is how many requests run at a time."""
         self.slots = slots
         self._server = server
         self._model = model
-        self._publisher = publish
+        self._publisher = harmless(publish)
         self._publishing = threading.Lock()
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
@@ -252,10 +261,5 @@ class OpenAIEngine:
             log.info("engine.server_back")
 
     def _publish(self, delta: Delta) -> None:
-        if self._publisher is None:
-            return
-        try:
-            with self._publishing:
-                self._publisher([delta])
-        except Exception:
-            log.exception("engine.publish_failed")  # who reads along is no reason to fail a job
+        with self._publishing:
+            self._publisher([delta])

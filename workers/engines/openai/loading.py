@@ -6,7 +6,7 @@ from typing import Any
 from app.catalog import Version
 from app.config import Settings
 from app.errors import ModelLoadFailed
-from workers.engines.base import Publisher
+from workers.engines.base import Publisher, nowhere
 from workers.engines.openai.engine import OpenAIEngine
 from workers.engines.openai.link import Link, Server, ServerAway, ServerBroke, body
 
@@ -14,7 +14,7 @@ PATIENCE_SECONDS = 10.0
 
 
 def load(
-    version: Version, *, context_length: int, settings: Settings, publish: Publisher | None = None
+    version: Version, *, context_length: int, settings: Settings, publish: Publisher = nowhere
 ) -> OpenAIEngine:
     """The engine for the server that ``version`` names; raises ModelLoadFailed saying why not."""
     server = Server(version.source, settings.openai_api_key)

@@ -11,7 +11,15 @@ import structlog
 import torch
 
 from app.errors import EngineClosed, EngineFailed, EngineLost, GPTQueueError
-from workers.engines.base import FinishReason, Generation, Publisher, Request, Stats
+from workers.engines.base import (
+    FinishReason,
+    Generation,
+    Publisher,
+    Request,
+    Stats,
+    harmless,
+    nowhere,
+)
 from workers.engines.logprobs import TokenTexts
 from workers.engines.memory import is_out_of_memory
 from workers.engines.native.wire import Logprobs
@@ -39,13 +47,13 @@ class TransformersEngine:
         tokenizer: Any,
         context_length: int,
         slots: int,
-        publish: Publisher | None = None,
+        publish: Publisher = nowhere,
     ) -> None:
         """``context_length`` is in tokens; ``slots`` is how many rows decode together at most;
         ``publish`` is told the text of streaming requests as it grows.
         """
         self.slots = slots
-        self._publish = publish
+        self._publish = harmless(publish)
         self._tokenizer = tokenizer
         self._forward = Forward(model)
         self._prompts = Prompts(tokenizer, context_length)
@@ -217,18 +225,12 @@ class TransformersEngine:
             row.finish(reason)
 
     def _tell(self, going: list[Row], ended: list[Row]) -> None:
-        if self._publish is None:
-            return
         now = time.monotonic()
         told = [row.delta(now) for row in going if row.request.stream]
         told += [row.last_delta() for row in ended if row.request.stream]
         deltas = [delta for delta in told if delta]
-        try:
-            if deltas:
-                self._publish(deltas)
-        except Exception as error:
-            # Who reads along must not be able to stop the engine.
-            log.error("engine.publisher_failed", exc_info=error)
+        if deltas:
+            self._publish(deltas)
 
     def _fail(self, rows: list[Row], error: EngineFailed) -> None:
         for row in rows:
