@@ -157,8 +157,8 @@ def test_a_row_whose_logits_are_no_numbers_fails_alone(
 ) -> None:
     run_batch = made._runner.run
 
-    def broken(batch: Any) -> torch.Tensor:
-        logits = run_batch(batch)
+    def broken(batch: Any, newest: torch.Tensor) -> torch.Tensor:
+        logits = run_batch(batch, newest)
         logits[made._slots.keys[batch.wanted_slots] == 2] = float("nan")
         return logits
 
@@ -174,10 +174,10 @@ def test_without_memory_for_a_step_the_next_is_smaller_and_nobody_fails(
 ) -> None:
     run_batch = made._runner.run
 
-    def small(batch: Any) -> torch.Tensor:
+    def small(batch: Any, newest: torch.Tensor) -> torch.Tensor:
         if len(batch.tokens) > 8:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return run_batch(batch)
+        return run_batch(batch, newest)
 
     asked = prompts(6, VOCABULARY)
     wanted = [generated(tiny.llama(), *each) for each in asked]
@@ -209,7 +209,7 @@ def test_without_memory_to_choose_tokens_the_step_is_taken_again(
 def test_a_request_that_finds_no_memory_at_all_fails_with_a_sentence(
     made: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def never(batch: Any) -> torch.Tensor:
+    def never(batch: Any, newest: torch.Tensor) -> torch.Tensor:
         raise MemoryError
 
     monkeypatch.setattr(made._runner, "run", never)

@@ -17,7 +17,7 @@ from workers.engines.native import linear
 from workers.engines.native.building import assemble
 from workers.engines.native.loop import Loop
 from workers.engines.native.wire import Ids
-from workers.engines.sampling import Chosen
+from workers.engines.sampling import Choice
 from workers.engines.transformers import loading
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,6 +97,7 @@ class Follower:
 
     def __init__(self, loop: Loop, forced: Tensor) -> None:
         self._loop, self._forced = loop, forced
+        self.newest = torch.zeros(len(loop._slots.keys), dtype=torch.int32)
         self.logits: dict[tuple[int, int], Tensor] = {}
 
     def admit(self, slot: int, sampling: Sampling, prompt: Ids) -> None:
@@ -105,12 +106,14 @@ class Follower:
     def release(self, slot: int) -> None:
         """Nothing to forget."""
 
-    def choose(self, logits: Tensor, slots: Ids, positions: Ids, **_: object) -> Chosen:
+    def choose(self, logits: Tensor, slots: Ids, positions: Ids, **_: object) -> Choice:
         """The forced tokens."""
         keys = self._loop._slots.keys[slots]
         for row, key, position in zip(logits, keys.tolist(), positions.tolist(), strict=True):
             self.logits[key, position] = row.float().clone()
-        return Chosen(self._forced[keys, positions].numpy().astype(np.int32))
+        tokens = self._forced[keys, positions].int()
+        self.newest[torch.from_numpy(slots)] = tokens
+        return Choice(tokens, np.zeros(0, np.int64), None)
 
 
 def along(loop: Loop, prompts: list[list[int]], forced: Tensor, *, trouble: bool) -> Follower:

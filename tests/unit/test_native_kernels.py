@@ -50,6 +50,8 @@ def batch(computed: list[int], new: list[int]) -> Batch:
         tables=tables.astype(np.int32),
         wanted=nothing,
         wanted_slots=nothing,
+        ahead=nothing,
+        ahead_slots=nothing,
     )
 
 

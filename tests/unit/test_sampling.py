@@ -59,7 +59,7 @@ def sampler(samplings: Sequence[Sampling], vocabulary: int = VOCABULARY) -> Samp
     for position, token in enumerate(ANSWER):
         only = torch.full((len(samplings), vocabulary), -math.inf)
         only[:, token] = 1
-        chosen = made.choose(only, slots, np.full(len(slots), position))
+        chosen = made.choose(only, slots, np.full(len(slots), position)).known()
         assert set(chosen.tokens.tolist()) == {token}
     return made
 
@@ -74,7 +74,7 @@ def choose(logits: Any, *samplings: Sampling, position: int = 0) -> Chosen:
 def step(made: Sampler, logits: torch.Tensor, slots: Iterable[int], position: int) -> Chosen:
     """One step of these slots, all at the same position."""
     rows = np.array(slots, np.int32)
-    return made.choose(logits, rows, np.full(len(rows), position, np.int32))
+    return made.choose(logits, rows, np.full(len(rows), position, np.int32)).known()
 
 
 def draws(logits: Sequence[float], count: int = DRAWS, **parameters: Any) -> NDArray[np.int32]:
@@ -84,7 +84,7 @@ def draws(logits: Sequence[float], count: int = DRAWS, **parameters: Any) -> NDA
     positions = np.array([*range(half), *[0] * half])
     made = sampler([Sampling(seed=seed, **parameters) for seed in seeds], len(logits))
     rows = torch.tensor(logits).expand(count, -1)
-    return made.choose(rows, np.arange(count), positions).tokens
+    return made.choose(rows, np.arange(count), positions).known().tokens
 
 
 def expected(logits: Sequence[float], sampling: Sampling) -> list[float]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workers.engines.base import Sampling
+from workers.engines.devices import sent
 from workers.engines.drawing import Cuts, draw
 from workers.engines.native.wire import Ids, Logprobs
 from workers.engines.penalties import Penalties
@@ -53,17 +54,53 @@ class Chosen:
     logprobs: dict[int, Logprobs] = field(default_factory=dict)
 
 
+class Choice:
+    """What a step chooses, which a GPU may still have to work out."""
+
+    def __init__(self, tokens: Tensor, asked: Places, logprobs: "_Told | None") -> None:
+        self._tokens, self._asked, self._logprobs = _home(tokens), asked, logprobs
+        self._done: torch.cuda.Event | None = None
+        if tokens.is_cuda:
+            self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._done.record()
+
+    def known(self) -> Chosen:
+        """Wait for it."""
+        if self._done is not None:
+            self._done.synchronize()
+        told = {} if self._logprobs is None else self._logprobs.by_row(self._asked)
+        return Chosen(self._tokens.numpy(), told)
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """Log-probabilities of some rows: of the chosen (asked, 1), and the best (asked, TOP)."""
+
+    chosen: Tensor
+    top_ids: Tensor
+    top: Tensor
+
+    def by_row(self, rows: Places) -> dict[int, Logprobs]:
+        """As Chosen has them; ``rows`` (asked,) are their places in the step."""
+        chosen, top_ids, top = (each.numpy() for each in (self.chosen, self.top_ids, self.top))
+        return {
+            row: Logprobs(chosen=chosen[at], top_ids=top_ids[at : at + 1], top=top[at : at + 1])
+            for at, row in enumerate(rows.tolist())
+        }
+
+
 @dataclass(frozen=True, slots=True)
 class _Group:
     """What a step has to do beyond looking for the largest logits, for as long as its slots stay.
 
-    ``step`` has the slot of each row, ``asked`` the rows that want log-probabilities. The others
-    are about the adjusted rows: their places in the step here (``places``) and on the device
-    (``rows``), their slots and parameters, all (adjusted,); ``cut`` and ``penalized`` are places
-    among these.
+    ``step`` has the slot of each row, ``on_device`` too, ``asked`` the rows that want
+    log-probabilities. The others are about the adjusted rows: their places in the step here
+    (``places``) and on the device (``rows``), their slots and parameters, all (adjusted,); ``cut``
+    and ``penalized`` are places among these.
     """
 
     step: Places
+    on_device: Tensor
     asked: Places
     places: Places
     rows: Tensor
@@ -88,6 +125,8 @@ class Sampler:
     def __init__(self, slots: int, vocabulary: int, device: torch.device) -> None:
         """``vocabulary`` is the number of logits in a row; ``device`` is where they are."""
         self._device = device
+        # The token that each slot was given last, (slots,) int32: there before the host knows it.
+        self.newest = torch.zeros(slots, dtype=torch.int32, device=device)
         self._given = np.zeros(slots, dtype=PARAMETERS)
         self._penalties = Penalties(slots, vocabulary, device)
         self._group: _Group | None = None
@@ -122,8 +161,8 @@ class Sampler:
     @torch.inference_mode()
     def choose(
         self, logits: Tensor, slots: Ids, positions: Ids, *, told: Tensor | None = None
-    ) -> Chosen:
-        """The next token of each row; from now on it counts for the penalties.
+    ) -> Choice:
+        """The next token of each row, also in ``newest``; from now on it counts for the penalties.
 
         ``logits`` (rows, vocabulary) of any floating type are left as they are; ``slots`` (rows,)
         names none twice; ``positions`` (rows,) is each token's place in its answer, the first 0.
@@ -140,8 +179,11 @@ class Sampler:
                 scores = logits[group.rows].float()
                 tokens[group.rows] = self._adjusted(scores, group, positions)
         told = logits if told is None else told
-        logprobs = _logprobs(told, tokens, group.asked) if len(group.asked) else {}
-        return Chosen(tokens.int().cpu().numpy(), logprobs)
+        logprobs = _logprobs(told, tokens, group.asked) if len(group.asked) else None
+        tokens = tokens.int()
+        # A token that there is not, because its logits are no numbers, must not be looked up.
+        self.newest[group.on_device] = tokens.clamp(min=0)
+        return Choice(tokens, group.asked, logprobs)
 
     def _adjusted(self, scores: Tensor, group: _Group, positions: Ids) -> Tensor:
         """The tokens of the adjusted rows; ``scores`` float32 (adjusted, vocabulary) are spent."""
@@ -173,6 +215,7 @@ class Sampler:
         slots = step[places]
         return _Group(
             step=step,
+            on_device=self._sent(step),
             asked=np.flatnonzero(given["logprobs"]),
             places=places,
             rows=self._sent(places),
@@ -192,7 +235,7 @@ class Sampler:
         )
 
     def _sent(self, values: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(values.copy()).to(self._device)
+        return sent(values, self._device)
 
 
 def _penalized(sampling: Sampling) -> bool:
@@ -211,16 +254,18 @@ def _valid(best: torch.return_types.max) -> Tensor:
     return torch.where(best.values.isfinite(), best.indices, -1)
 
 
-def _logprobs(logits: Tensor, tokens: Tensor, asked: Places) -> dict[int, Logprobs]:
-    rows = torch.from_numpy(asked).to(logits.device)
+def _logprobs(logits: Tensor, tokens: Tensor, asked: Places) -> _Told:
+    rows = sent(asked, logits.device)
     scores = logits[rows].float()
     total = scores.logsumexp(-1, keepdim=True)
     best, best_ids = scores.topk(min(TOP, scores.shape[-1]))
     own = scores.gather(1, tokens[rows].clamp(min=0).unsqueeze(-1))
-    chosen = (own - total).cpu().numpy()
-    top_ids = best_ids.int().cpu().numpy()
-    top = (best - total).cpu().numpy()
-    return {
-        row: Logprobs(chosen=chosen[at], top_ids=top_ids[at : at + 1], top=top[at : at + 1])
-        for at, row in enumerate(asked.tolist())
-    }
+    return _Told(_home(own - total), _home(best_ids.int()), _home(best - total))
+
+
+def _home(values: Tensor) -> Tensor:
+    """A copy for the host, which does not wait for it: see Choice."""
+    if not values.is_cuda:
+        return values
+    home = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    return home.copy_(values, non_blocking=True)

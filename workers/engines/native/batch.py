@@ -25,6 +25,9 @@ class Batch:
     tables: Ids  # (R, most blocks) the blocks of each row, in order
     wanted: Ids  # (W,) where in T are the tokens whose logits are wanted
     wanted_slots: Ids  # (W,) whose they are
+    # (A,) where in T stand tokens that the step before has chosen and only the device knows yet
+    ahead: Ids
+    ahead_slots: Ids  # (A,) whose they are
 
     @property
     def longest(self) -> int:

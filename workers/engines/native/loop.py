@@ -36,8 +36,11 @@ class Runner(Protocol):
     block_count: int
     embeddings: int  # ids from 0 that it can read; more than ``vocabulary``, or fewer
 
-    def run(self, batch: Batch) -> Tensor:
-        """One forward pass; the logits of ``batch.wanted``, of the shape (W, vocabulary)."""
+    def run(self, batch: Batch, newest: Tensor) -> Tensor:
+        """One forward pass; the logits of ``batch.wanted``, of the shape (W, vocabulary).
+
+        ``newest`` (slots,) int32 has the tokens of ``batch.ahead``, see Sampler.
+        """
 
 
 class Loop:
@@ -183,9 +186,9 @@ class Loop:
         state, slots = self._slots, batch.wanted_slots
         positions = state.length[slots] - state.prompt[slots]
         try:
-            logits = self._runner.run(batch)
+            logits = self._runner.run(batch, self._sampler.newest)
             allowed = self._constraints.apply(logits, slots)
-            chosen = self._sampler.choose(allowed, slots, positions, told=logits)
+            chosen = self._sampler.choose(allowed, slots, positions, told=logits).known()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

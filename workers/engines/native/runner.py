@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from workers.engines.devices import sent
 from workers.engines.native.batch import Batch
 from workers.engines.native.models.llama import Llama
 
@@ -19,9 +20,18 @@ class ModelRunner:
         self.block_count = blocks
         model.allocate(blocks)
 
-    def run(self, batch: Batch) -> Tensor:
-        """The logits (W, vocabulary) of ``batch.wanted``."""
-        return self._model.forward(batch)
+    def run(self, batch: Batch, newest: Tensor) -> Tensor:
+        """The logits (W, vocabulary) of ``batch.wanted``; ``newest`` is that of the Sampler."""
+        step = self._model.kernels.prepare(batch, self._model.heads)
+        every = len(batch.wanted) == len(batch.tokens)
+        wanted = None if every else sent(batch.wanted, self.device)
+        return self._model.forward(self._tokens(batch, newest), step, wanted)
+
+    def _tokens(self, batch: Batch, newest: Tensor) -> Tensor:
+        tokens = sent(batch.tokens, self.device)
+        if len(batch.ahead):
+            tokens[sent(batch.ahead, self.device)] = newest[sent(batch.ahead_slots, self.device)]
+        return tokens
 
 
 class IdleRunner:
@@ -33,6 +43,6 @@ class IdleRunner:
         self.block_size, self.block_count = block_size, block_count
         self._row = torch.nn.functional.one_hot(torch.tensor([token]), self.vocabulary).float()
 
-    def run(self, batch: Batch) -> Tensor:
+    def run(self, batch: Batch, newest: Tensor) -> Tensor:
         """Logits (W, 8) that name one token."""
         return self._row.repeat(len(batch.wanted), 1)

@@ -155,6 +155,8 @@ class Scheduler:
             tables=state.tables[slots, : -(-int(lengths.max()) // size)],
             wanted=starts[1:][complete] - 1,
             wanted_slots=slots[complete],
+            ahead=_NOBODY,
+            ahead_slots=_NOBODY,
         )
 
     def _publish(self, slot: int, length: int) -> None:

@@ -197,7 +197,7 @@ class TransformersEngine:
         self._steps += 1
         slots = np.array([row.slot for row in batch.rows], np.int32)
         positions = np.array([len(row.tokens) for row in batch.rows], np.int32)
-        chosen = self._sampler.choose(logits, slots, positions)
+        chosen = self._sampler.choose(logits, slots, positions).known()
         staying, ended = [], {}
         for place, (row, token) in enumerate(zip(batch.rows, chosen.tokens.tolist(), strict=True)):
             if token < 0:

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.engines.native.batch import Batch
 from workers.engines.native.kernels import Attention, Kernels, Norm
 from workers.engines.native.models.llama import Layer, Llama, Rotation
 
@@ -26,8 +25,8 @@ class Gemma(Llama):
     def _embedded(self, tokens: Tensor) -> Tensor:
         return super()._embedded(tokens) * self._scale
 
-    def _logits(self, residual: Tensor, delta: Tensor | None, batch: Batch) -> Tensor:
-        logits = super()._logits(residual, delta, batch)
+    def _logits(self, residual: Tensor, delta: Tensor | None, wanted: Tensor | None) -> Tensor:
+        logits = super()._logits(residual, delta, wanted)
         if self._softcap is None:
             return logits
         return torch.tanh(logits / self._softcap) * self._softcap

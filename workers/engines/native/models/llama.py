@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from app.errors import UnknownArchitecture
-from workers.engines.native.batch import Batch
 from workers.engines.native.kernels import Attention, Heads, Kernels, LayerCache, Norm
 from workers.engines.native.linear import Linear, fused, of_weight
 
@@ -84,11 +83,14 @@ class Llama:
         kernels = self.kernels
         self._caches = [kernels.cache(blocks, self.heads, self.dtype) for _ in self.layers]
 
-    def forward(self, batch: Batch) -> Tensor:
-        """The logits (W, vocabulary) of ``batch.wanted``."""
+    def forward(self, tokens: Tensor, step: Any, wanted: Tensor | None) -> Tensor:
+        """The logits (W, vocabulary) of the ``wanted`` (W,) places among ``tokens`` (T,), None for
+        all; ``step`` is what ``kernels.prepare`` made of the batch.
+
+        It asks the host for nothing, so that it can be captured as a CUDA graph.
+        """
         kernels = self.kernels
-        step = kernels.prepare(batch, self.heads)
-        residual = self._embedded(torch.from_numpy(batch.tokens).to(self.device))
+        residual = self._embedded(tokens)
         delta = None
         for layer, cache in zip(self.layers, self._caches, strict=True):
             x = kernels.add_norm(residual, delta, layer.attention_norm)
@@ -97,7 +99,7 @@ class Llama:
             x = kernels.add_norm(residual, x, layer.gate_norm)
             x = layer.down(kernels.gated(layer.gate_up(x), self._activation))
             delta = self._normed(x, layer.after_gates)
-        return self._logits(residual, delta, batch)
+        return self._logits(residual, delta, wanted)
 
     def _normed(self, x: Tensor, norm: Norm | None) -> Tensor:
         return x if norm is None else self.kernels.add_norm(x, None, norm)
@@ -105,9 +107,8 @@ class Llama:
     def _embedded(self, tokens: Tensor) -> Tensor:
         return embedding(tokens, self._embedding)
 
-    def _logits(self, residual: Tensor, delta: Tensor | None, batch: Batch) -> Tensor:
-        if len(batch.wanted) < len(batch.tokens):
-            wanted = torch.from_numpy(batch.wanted).to(self.device)
+    def _logits(self, residual: Tensor, delta: Tensor | None, wanted: Tensor | None) -> Tensor:
+        if wanted is not None:
             residual = residual[wanted]
             delta = None if delta is None else delta[wanted]
         return self._head(self.kernels.add_norm(residual, delta, self._norm))
