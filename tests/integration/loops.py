@@ -18,10 +18,13 @@ CONTEXT = 120
 GREEDY = Sampling(temperature=0)
 
 
-def loop(model: Any, *, slots: int = 6, blocks: int = 48, budget: int = 30) -> Loop:
+def loop(
+    model: Any, *, slots: int = 6, blocks: int = 48, budget: int = 30, ahead: bool = False
+) -> Loop:
     """A loop over a tiny model; ``blocks`` of 16 tokens, ``budget`` in tokens."""
     made = assemble(model, tiny.tokenizer(), context_length=CONTEXT, slots=slots, blocks=blocks)
     made._scheduler.budget = budget
+    made._ahead = ahead
     return made
 
 

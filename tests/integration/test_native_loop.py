@@ -27,9 +27,9 @@ FAMILIES = [
 ]
 
 
-@pytest.fixture
-def made() -> Loop:
-    return loop(tiny.llama())
+@pytest.fixture(params=[False, True], ids=["in step", "a step ahead"])
+def made(request: pytest.FixtureRequest) -> Loop:
+    return loop(tiny.llama(), ahead=request.param)
 
 
 def empty(made: Loop) -> bool:
@@ -64,6 +64,44 @@ def test_rows_that_join_leave_and_pause_get_what_generate_gives_them_alone(
     assert [heard.tokens.get(number, []) for number in range(len(asked))] == wanted
     assert made.stats().preemptions > 0
     assert empty(made)
+
+
+def test_a_step_ahead_everybody_gets_the_same_up_to_where_it_is_cancelled() -> None:
+    model = tiny.llama()
+    asked = prompts(60, VOCABULARY, seed=3)
+    wanted = [generated(model, *each) for each in asked]
+    made = loop(model, blocks=9, ahead=True)
+    waiting = [job(number, *each, every=number % 4) for number, each in enumerate(asked)]
+    chance, heard = random.Random(2), Heard()
+    while waiting or made.busy:
+        for _ in range(chance.randrange(3)):
+            if waiting:
+                made.submit(waiting.pop(0))
+        heard.take(made.step())
+        if chance.random() < 0.1:
+            made.cancel(chance.randrange(len(asked)), FinishReason.CANCELLED)
+    for number, reason in heard.reasons().items():
+        got = heard.tokens.get(number, [])
+        assert got == wanted[number][: len(got) if reason is FinishReason.CANCELLED else None]
+    ended = set(heard.reasons().values())
+    assert ended == {FinishReason.CANCELLED, FinishReason.LENGTH, FinishReason.STOP}
+    assert made.stats().preemptions > 0
+    assert empty(made)
+
+
+def test_a_step_ahead_begins_before_the_last_tokens_are_known() -> None:
+    made = loop(tiny.llama(), ahead=True)
+    begun: list[list[int]] = []
+    run_batch = made._runner.run
+
+    def seen(batch: Any, newest: torch.Tensor) -> torch.Tensor:
+        begun.append(batch.ahead.tolist())
+        return run_batch(batch, newest)
+
+    made._runner.run = seen  # type: ignore[method-assign]
+    heard = run(made, [job(1, [5, 6], 4)])
+    assert begun == [[], [0], [0], [0]]
+    assert heard.tokens[1] == generated(tiny.llama(), [5, 6], 4)
 
 
 def test_every_end_says_why(made: Loop) -> None:
@@ -106,7 +144,8 @@ def test_what_is_new_is_told_after_a_while_also_when_it_is_little(
 ) -> None:
     monkeypatch.setattr("workers.engines.native.telling.GROUP_SECONDS", 0)
     made.submit(job(1, [5, 6], 20, every=1000))
-    assert made.step().counts.tolist() == [1]
+    told = [made.step().counts.tolist() for _ in range(1 + made._ahead)]
+    assert told[-1] == [1]
 
 
 def test_cancel_takes_effect_before_the_next_step_and_frees_the_memory(made: Loop) -> None:
@@ -119,7 +158,7 @@ def test_cancel_takes_effect_before_the_next_step_and_frees_the_memory(made: Loo
     used = made.stats().kv_used
     heard.take(made.step())
     assert heard.reasons() == {1: FinishReason.CANCELLED}
-    assert len(heard.tokens[1]) == 4
+    assert len(heard.tokens[1]) == 4 - made._ahead
     assert made.stats().kv_used < used
     assert made.stats().running == 1
 

@@ -36,6 +36,11 @@ class Constraints:
         self._ready: dict[int, Grammar] = {}  # by key
         self._rows: dict[int, Grammar] = {}  # by slot
 
+    @property
+    def active(self) -> bool:
+        """Whether anybody who runs has a schema."""
+        return bool(self._rows)
+
     def prepare(self, key: int, schema: str) -> None:
         """Compile the schema of a request that waits; ``prepared`` tells when it is done."""
         if schema not in self._compiled:

@@ -1,11 +1,13 @@
 """The loop of the engine: schedule, run, choose, tell."""
 
 import time
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import structlog
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from workers.engines.base import FinishReason, Stats
@@ -18,7 +20,7 @@ from workers.engines.native.scheduler import Scheduler
 from workers.engines.native.slots import Slots
 from workers.engines.native.telling import Telling
 from workers.engines.native.wire import End, Ids, Job, Progress
-from workers.engines.sampling import Chosen, Sampler
+from workers.engines.sampling import Choice, Sampler
 
 OUT_OF_MEMORY = "The engine ran out of memory while it ran this job."
 UNKNOWN_TOKEN = "The prompt has a token that the model does not know."
@@ -43,6 +45,15 @@ class Runner(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A step that was begun: who gets tokens from it, all (rows,), and what is chosen for them."""
+
+    slots: Ids
+    keys: NDArray[np.int64]
+    choice: Choice
+
+
 class Loop:
     """Decodes many requests together; one thread calls it."""
 
@@ -55,9 +66,13 @@ class Loop:
         budget: int,
         end_tokens: frozenset[int],
         grammars: Grammars | None = None,
+        ahead: bool = False,
     ) -> None:
         """``context_length`` and ``budget``, the most new tokens of a step, are in tokens;
         ``grammars`` None refuses requests with a schema.
+
+        ``ahead``: begin each step before the tokens of the last are known here, so that a GPU never
+        waits for the host. A request that ends takes part in one step too many for it.
         """
         self._runner = runner
         blocks = Blocks(runner.block_count, runner.block_size)
@@ -67,6 +82,8 @@ class Loop:
         self._scheduler = Scheduler(self._slots, blocks, budget=budget)
         self._sampler = Sampler(slots, runner.vocabulary, runner.device)
         self._constraints = Constraints(grammars)
+        self._ahead = ahead
+        self._flight: Flight | None = None
         self._end_tokens = np.array(sorted(end_tokens), np.int32)
         self._telling = Telling(self._slots)
         self._slot_of: dict[int, int] = {}  # by key
@@ -109,12 +126,11 @@ class Loop:
         self._let_in_prepared()
         batch, admitted = self._scheduler.schedule()
         self._welcome(admitted)
-        if batch is None:
+        if batch is None and self._flight is None:
             self._constraints.pause()
         else:
             started = time.monotonic()
-            self._take_step(batch)
-            self._steps += 1
+            self._fly(batch)
             self._step_seconds += time.monotonic() - started
         return self._telling.progress(self._scheduler.running)
 
@@ -182,23 +198,36 @@ class Loop:
             self._queue_seconds += now - self._arrived.pop(job.key)
             self._started += 1
 
-    def _take_step(self, batch: Batch) -> None:
+    def _fly(self, batch: Batch | None) -> None:
+        """Begin a step, then hear of the one before; or of this one, too."""
+        before, self._flight = self._flight, None
+        if batch is not None:
+            self._flight = self._begin(batch)
+            self._steps += 1
+        self._land(before)
+        # What a schema allows next depends on the token before.
+        if not self._ahead or self._constraints.active:
+            landing, self._flight = self._flight, None
+            self._land(landing)
+
+    def _begin(self, batch: Batch) -> Flight | None:
         state, slots = self._slots, batch.wanted_slots
         positions = state.length[slots] - state.prompt[slots]
         try:
             logits = self._runner.run(batch, self._sampler.newest)
             allowed = self._constraints.apply(logits, slots)
-            chosen = self._sampler.choose(allowed, slots, positions, told=logits).known()
+            choice = self._sampler.choose(allowed, slots, positions, told=logits)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             self._make_room(batch)
-            return
+            return None
         decoding = (np.diff(batch.starts) == 1) & state.begun[batch.slots]
         self._prefilled += len(batch.tokens) - int(decoding.sum())
         state.begun[batch.slots] = True
         self._scheduler.computed(batch)
-        self._accept(slots, chosen)
+        state.expect(slots)
+        return Flight(slots, state.keys[slots], choice)
 
     def _make_room(self, batch: Batch) -> None:
         """There was no memory for this pass: from now on they are half as large."""
@@ -213,9 +242,13 @@ class Loop:
             for slot in batch.slots[rows // 2 :][::-1].tolist():
                 self._scheduler.preempt(slot)
 
-    def _accept(self, slots: Ids, chosen: Chosen) -> None:
-        """Give each of ``slots`` (rows,) its next token, and let those that are done leave."""
-        tokens = chosen.tokens
+    def _land(self, flight: Flight | None) -> None:
+        """Give everybody who is still here its next token, and let those that are done leave."""
+        if flight is None:
+            return
+        chosen = flight.choice.known()
+        rows = np.flatnonzero(self._slots.keys[flight.slots] == flight.keys)
+        slots, tokens = flight.slots[rows], chosen.tokens[rows]
         broken = tokens < 0
         over = np.isin(tokens, self._end_tokens)
         for row, slot in enumerate(slots.tolist() if self._stops else ()):
@@ -224,12 +257,12 @@ class Loop:
         whole, failed = self._constraints.accept(slots[going], tokens[going])
         over[going] = whole
         going &= ~np.isin(slots, list(failed))
-        self._slots.append(slots[going], tokens[going])
+        self._slots.learn(slots[going], tokens[going])
         self._generated += int(going.sum())
         for row, logprobs in chosen.logprobs.items():
-            if going[row]:
-                self._telling.logprobs(int(slots[row]), logprobs)
-        full = going & ~over & (self._slots.length[slots] >= self._slots.end[slots])
+            if row in rows[going]:
+                self._telling.logprobs(int(flight.slots[row]), logprobs)
+        full = going & ~over & (self._slots.known(slots) >= self._slots.end[slots])
         self._end(slots[over].tolist(), FinishReason.STOP)
         self._end(slots[full].tolist(), FinishReason.LENGTH)
         self._fail(slots[broken], NOT_A_NUMBER)
@@ -248,6 +281,7 @@ class Loop:
 
     def _leave(self, slot: int, end: End) -> None:
         del self._slot_of[end.key]
+        self._slots.expect_no_more(slot)
         self._stops.pop(slot, None)
         self._sampler.release(slot)
         self._constraints.release(slot)

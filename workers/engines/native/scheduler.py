@@ -33,12 +33,12 @@ class Scheduler:
         self.preemptions = 0
 
     def schedule(self) -> tuple[Batch | None, list[tuple[int, Job]]]:
-        """The next step, None when nobody runs; and who was let in for it, with their slots."""
+        """The next step, None when nobody can go on; and who was let in for it, with their slots."""
         admitted = self._admit()
         counts = self._grow()
-        if not counts.size:
-            return None, admitted
         rows = np.flatnonzero(counts)
+        if not rows.size:
+            return None, admitted
         return self._batch(self.running[rows], counts[rows]), admitted
 
     def computed(self, batch: Batch) -> None:
@@ -128,7 +128,10 @@ class Scheduler:
 
     def _share_of_budget(self, slots: Ids) -> Ids:
         """Every row that decodes has its token; the prompts share what is left, in order."""
-        missing = self.slots.length[slots] - self.slots.computed[slots]
+        state = self.slots
+        # Who has all its tokens only waits for the last of them to be known.
+        going = state.length[slots] < state.end[slots]
+        missing = np.where(going, state.length[slots] - state.computed[slots], 0)
         prompts = np.where(missing > 1, missing, 0)
         # However many decode, prompts go on.
         left = max(self.budget - int((missing == 1).sum()), 1)
@@ -145,6 +148,7 @@ class Scheduler:
         size = self.blocks.size
         lengths = state.computed[slots] + counts
         complete = lengths == state.length[slots]
+        ahead = complete & (state.expected[slots] > 0)
         return Batch(
             slots=slots,
             tokens=state.tokens[of_token, positions],
@@ -155,8 +159,8 @@ class Scheduler:
             tables=state.tables[slots, : -(-int(lengths.max()) // size)],
             wanted=starts[1:][complete] - 1,
             wanted_slots=slots[complete],
-            ahead=_NOBODY,
-            ahead_slots=_NOBODY,
+            ahead=starts[1:][ahead] - 1,
+            ahead_slots=slots[ahead],
         )
 
     def _publish(self, slot: int, length: int) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from workers.engines.native.wire import Ids, Job
 
 NEVER = float("inf")
+NOBODY = -1  # no request's key
 
 
 class Slots:
@@ -20,10 +21,11 @@ class Slots:
     def __init__(self, count: int, context: int, *, table_width: int) -> None:
         """``context`` is the most tokens of a request; ``table_width`` its most blocks."""
         self.count = count
-        self.keys = np.zeros(count, np.int64)
+        self.keys = np.full(count, NOBODY, np.int64)
         self.tokens = np.zeros((count, context + 1), np.int32)  # of prompt and answer
         self.prompt = np.zeros(count, np.int32)  # tokens of the prompt
-        self.length = np.zeros(count, np.int32)  # tokens known, of prompt and answer
+        self.length = np.zeros(count, np.int32)  # tokens of prompt and answer, with those expected
+        self.expected = np.zeros(count, np.int32)  # of those, chosen but not known here yet
         self.computed = np.zeros(count, np.int32)  # tokens that have keys and values
         self.end = np.zeros(count, np.int32)  # the length at which it is over
         self.every = np.zeros(count, np.int32)  # as Job.every
@@ -53,12 +55,15 @@ class Slots:
         self.every[slot] = job.every
         self.told_at[slot] = time.monotonic()
         self.deadline[slot] = NEVER if job.deadline is None else job.deadline
-        self.computed[slot] = self.blocks[slot] = self.published[slot] = self.name[slot] = 0
+        self.expected[slot] = self.computed[slot] = self.blocks[slot] = self.published[
+            slot
+        ] = self.name[slot] = 0
         self.begun[slot] = False
         return slot
 
     def give_back(self, slot: int) -> None:
         """Nobody has this slot any more."""
+        self.keys[slot] = NOBODY
         self._free.append(slot)
 
     def table(self, slot: int) -> list[int]:
@@ -72,10 +77,25 @@ class Slots:
         self.tables[slot, have : have + len(blocks)] = blocks
         self.blocks[slot] = have + len(blocks)
 
-    def append(self, slots: Ids, tokens: Ids) -> None:
-        """One more token for each of these slots; both of the shape (slots,)."""
-        self.tokens[slots, self.length[slots]] = tokens
+    def expect(self, slots: Ids) -> None:
+        """One more token for each of these slots, which a step chooses now."""
         self.length[slots] += 1
+        self.expected[slots] += 1
+
+    def learn(self, slots: Ids, tokens: Ids) -> None:
+        """The first token that each of these slots expects; both of the shape (slots,)."""
+        self.tokens[slots, self.known(slots)] = tokens
+        self.expected[slots] -= 1
+
+    def known(self, slots: Ids | int) -> Ids:
+        """How many tokens of these slots are known here."""
+        known: Ids = self.length[slots] - self.expected[slots]
+        return known
+
+    def expect_no_more(self, slot: int) -> None:
+        """Whatever is chosen for this slot, it will not have it."""
+        self.length[slot] -= self.expected[slot]
+        self.expected[slot] = 0
 
     def past_deadline(self, slots: Ids, now: float) -> NDArray[np.int32]:
         """Those of these slots whose time is over."""

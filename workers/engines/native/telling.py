@@ -44,7 +44,7 @@ class Telling:
         """What is to be told now of ``running`` (rows,) slots, and of those that are over."""
         slots = self._due(running)
         state = self._slots
-        counts = state.length[slots] - state.told[slots]
+        counts = state.known(slots) - state.told[slots]
         groups, offsets = ragged(counts)
         of_token = slots[groups]
         last = list(self._last.values())
@@ -56,7 +56,7 @@ class Telling:
             ends=self.ends,
             logprobs=self._told_logprobs(slots),
         )
-        state.told[slots] = state.length[slots]
+        state.told[slots] = state.known(slots)
         state.told_at[slots] = time.monotonic()
         self.ends, self._last = [], {}
         return told
@@ -64,7 +64,7 @@ class Telling:
     def _due(self, running: Ids) -> Ids:
         state = self._slots
         every = state.every[running]
-        fresh = state.length[running] - state.told[running]
+        fresh = state.known(running) - state.told[running]
         waited = time.monotonic() - state.told_at[running] > GROUP_SECONDS
         return running[(every > 0) & ((fresh >= every) | (waited & (fresh > 0)))]
 
