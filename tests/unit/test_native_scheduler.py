@@ -18,7 +18,7 @@ def scheduler(*, slots: int = 4, blocks: int = 64, budget: int = 16) -> Schedule
 def wait(made: Scheduler, *sizes: int, same: bool = False) -> None:
     """Queue prompts of these sizes, of different tokens unless ``same``; keys count from 1."""
     for size in sizes:
-        key = len(made.waiting) + int(made.slots.keys.max()) + 1
+        key = len(made.waiting) + max(int(made.slots.keys.max()), 0) + 1
         prompt = np.full(size, 7 if same else 100 + key, np.int32)
         made.waiting[key] = Job(key=key, prompt=prompt, limit=20, sampling=Sampling())
 
@@ -28,7 +28,8 @@ def step(made: Scheduler) -> Batch:
     batch, _ = made.schedule()
     assert batch is not None
     made.computed(batch)
-    made.slots.append(batch.wanted_slots, batch.wanted_slots)
+    made.slots.expect(batch.wanted_slots)
+    made.slots.learn(batch.wanted_slots, batch.wanted_slots)
     return batch
 
 

@@ -33,7 +33,7 @@ class Scheduler:
         self.preemptions = 0
 
     def schedule(self) -> tuple[Batch | None, list[tuple[int, Job]]]:
-        """The next step, None when nobody can go on; and who was let in for it, with their slots."""
+        """The next step, None when nobody can go on; and who was let in, with slots."""
         admitted = self._admit()
         counts = self._grow()
         rows = np.flatnonzero(counts)
