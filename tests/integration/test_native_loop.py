@@ -226,6 +226,31 @@ def test_without_memory_for_a_step_the_next_is_smaller_and_nobody_fails(
     assert empty(made)
 
 
+def test_steps_grow_again_when_memory_is_back(made: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.engines.native.scheduler.CALM_STEPS", 4)
+    run_batch, shortages = made._runner.run, [2]
+
+    def scarce(batch: Any, newest: torch.Tensor) -> torch.Tensor:
+        if len(batch.slots) == 6 and shortages[0]:
+            shortages[0] -= 1
+            raise MemoryError
+        return run_batch(batch, newest)
+
+    monkeypatch.setattr(made._runner, "run", scarce)
+    asked = [([5, 6, number], 40) for number in range(6)]
+    heard, rows = Heard(), []
+    for number, each in enumerate(asked):
+        made.submit(job(number, *each))
+    while made.busy:
+        heard.take(made.step())
+        rows.append(made._scheduler.most_rows)
+    assert min(rows) == 3
+    assert rows[-1] == 6
+    assert [heard.tokens[number] for number in range(6)] == [
+        generated(tiny.llama(), *each) for each in asked
+    ]
+
+
 def test_without_memory_to_choose_tokens_the_step_is_taken_again(
     made: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

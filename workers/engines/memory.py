@@ -1,6 +1,28 @@
-"""Whether an error means that there is no memory left."""
+"""How much memory there is, and whether an error means that there is none left."""
 
+from pathlib import Path
+
+import psutil
 import torch
+
+CGROUPS = Path("/sys/fs/cgroup")
+# What a container may use and what it uses, in bytes, in control groups version 2 and 1.
+LIMITS = (
+    ("memory.max", "memory.current"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+)
+
+
+def free_bytes(groups: Path = CGROUPS) -> int:
+    """What the host has free, or a container whose limit is lower. Its caches count as used."""
+    free: int = psutil.virtual_memory().available
+    for limit, usage in LIMITS:
+        try:
+            left = int((groups / limit).read_text()) - int((groups / usage).read_text())
+        except (OSError, ValueError):  # not that version; or "max", which is no limit
+            continue
+        free = min(free, max(left, 0))
+    return free
 
 
 def is_out_of_memory(error: BaseException) -> bool:

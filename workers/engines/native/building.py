@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import psutil
 import structlog
 
 from app.catalog import Version
 from app.errors import ModelLoadFailed, UnknownArchitecture
 from workers.engines.grammar import Grammars
-from workers.engines.memory import is_out_of_memory
+from workers.engines.memory import free_bytes, is_out_of_memory
 from workers.engines.native.loop import Loop
 from workers.engines.native.models import family, lean
 from workers.engines.native.models.llama import Llama
@@ -100,15 +99,10 @@ def _grammars(tokenizer: Any, vocabulary: int, ends: frozenset[int]) -> Grammars
 def _blocks(model: Llama, *, context_length: int, slots: int) -> int:
     """As many as all slots can use, or as fit."""
     useful = slots * -(-context_length // model.kernels.block_size)
-    fitting = int(_free_bytes() * KV_SHARE) // model.block_bytes
+    fitting = int(free_bytes() * KV_SHARE) // model.block_bytes
     if fitting < 1:
         raise ModelLoadFailed("There is no memory left for keys and values beside the model.")
     return min(useful, fitting)
-
-
-def _free_bytes() -> int:
-    available: int = psutil.virtual_memory().available
-    return available
 
 
 def _dense_fits(weights: Any) -> bool:
@@ -116,4 +110,4 @@ def _dense_fits(weights: Any) -> bool:
     # Roughly: what the layers' matrices have in weights, at two bytes each.
     per_layer = config.hidden_size * (4 * config.hidden_size + 3 * config.intermediate_size)
     needed: int = 2 * config.num_hidden_layers * per_layer
-    return needed < _free_bytes() * DENSE_SHARE
+    return needed < free_bytes() * DENSE_SHARE

@@ -222,6 +222,7 @@ class Loop:
                 raise
             self._make_room(batch)
             return None
+        self._scheduler.had_room()
         decoding = (np.diff(batch.starts) == 1) & state.begun[batch.slots]
         self._prefilled += len(batch.tokens) - int(decoding.sum())
         state.begun[batch.slots] = True
@@ -230,17 +231,13 @@ class Loop:
         return Flight(slots, state.keys[slots], choice)
 
     def _make_room(self, batch: Batch) -> None:
-        """There was no memory for this pass: from now on they are half as large."""
+        """There was no memory for this pass: those to come are half as large."""
         rows, tokens = len(batch.slots), len(batch.tokens)
         log.warning("engine.out_of_memory", rows=rows, tokens=tokens)
         if tokens == 1:
             self._fail(batch.slots, OUT_OF_MEMORY)
             return
-        self._scheduler.budget = max(tokens // 2, 1)
-        if tokens == rows:
-            self._scheduler.most_rows = rows // 2
-            for slot in batch.slots[rows // 2 :][::-1].tolist():
-                self._scheduler.preempt(slot)
+        self._scheduler.lacked_room(batch)
 
     def _land(self, flight: Flight | None) -> None:
         """Give everybody who is still here its next token, and let those that are done leave."""

@@ -14,6 +14,9 @@ from workers.engines.native.blocks import Blocks
 from workers.engines.native.slots import Slots
 from workers.engines.native.wire import Ids, Job
 
+# After so many steps that had memory, they may be twice as large again.
+CALM_STEPS = 1000
+
 _NOBODY = np.zeros(0, np.int32)
 
 
@@ -26,6 +29,8 @@ class Scheduler:
         self.blocks = blocks
         self.budget = budget
         self.most_rows = slots.count  # that run at a time
+        self._wanted = budget
+        self._calm = 0
         self.waiting: OrderedDict[int, Job] = OrderedDict()  # by key
         self.held: set[int] = set()  # keys of those among them that cannot begin yet
         self.running: Ids = _NOBODY  # slots, in the order of their arrival
@@ -68,6 +73,24 @@ class Scheduler:
         self.slots.published[slot] = self.slots.name[slot] = 0
         self.paused.appendleft(slot)
         self.preemptions += 1
+
+    def lacked_room(self, batch: Batch) -> None:
+        """There was no memory for this step, of more than one token: the next are half as large."""
+        rows, tokens = len(batch.slots), len(batch.tokens)
+        self._calm = 0
+        self.budget = tokens // 2
+        if tokens == rows:
+            self.most_rows = rows // 2
+            for slot in batch.slots[rows // 2 :][::-1].tolist():
+                self.preempt(slot)
+
+    def had_room(self) -> None:
+        """There was memory for a step; what was short of it may have gone."""
+        self._calm += 1
+        if self._calm == CALM_STEPS:
+            self._calm = 0
+            self.budget = min(2 * self.budget, self._wanted)
+            self.most_rows = min(2 * self.most_rows, self.slots.count)
 
     def _admit(self) -> list[tuple[int, Job]]:
         """Let in who fits, paused ones first; nobody overtakes, but those who are held."""
