@@ -1,20 +1,13 @@
-from dataclasses import replace
+import sys
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from workers.engines.native.batch import Batch, ragged
-from workers.engines.native.kernels import Attention, Heads, Kernels, Norm, choose
+from tests.kernels import CPU, attended, attention, batch, near
+from workers.engines.native.kernels import Heads, Norm, choose
 from workers.engines.native.kernels.compiled import CompiledKernels, NoCompiler
 from workers.engines.native.kernels.reference import ReferenceKernels
-from workers.engines.native.wire import Ids
-
-CPU = torch.device("cpu")
-POSITIONS = 100
-TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
 
 
 @pytest.fixture(scope="module")
@@ -25,55 +18,6 @@ def compiled() -> CompiledKernels:
 @pytest.fixture(params=[torch.float32, torch.bfloat16])
 def dtype(request: pytest.FixtureRequest) -> Any:
     return request.param
-
-
-def near(got: Tensor, wanted: Tensor) -> bool:
-    tolerance = TOLERANCE[wanted.dtype]
-    return torch.allclose(got.float(), wanted.float(), rtol=tolerance, atol=tolerance)
-
-
-def batch(computed: list[int], new: list[int]) -> Batch:
-    """Rows that have some tokens and get some more; their blocks lie in no order."""
-    counts, before = np.array(new, np.int32), np.array(computed, np.int32)
-    rows, offsets = ragged(counts)
-    tables = np.random.default_rng(0).permutation(len(new) * 8).reshape(len(new), 8)
-    positions = before[rows] + offsets
-    starts = np.append(0, np.cumsum(counts)).astype(np.int32)
-    nothing: Ids = np.zeros(0, np.int32)
-    return Batch(
-        slots=np.arange(len(new), dtype=np.int32),
-        tokens=np.zeros(len(rows), np.int32),
-        positions=positions.astype(np.int32),
-        places=(tables[rows, positions // 16] * 16 + positions % 16).astype(np.int32),
-        starts=starts,
-        lengths=before + counts,
-        tables=tables.astype(np.int32),
-        wanted=nothing,
-        wanted_slots=nothing,
-        ahead=nothing,
-        ahead_slots=nothing,
-    )
-
-
-def attention(
-    heads: Heads, *, window: int = 0, norms: bool = False, plain: bool = True
-) -> Attention:
-    angles = torch.outer(torch.arange(POSITIONS).float(), torch.rand(heads.dim // 2))
-    made = Attention(heads, angles.cos().contiguous(), angles.sin().contiguous(), window)
-    if not norms:
-        return made
-    query, key = (Norm(torch.rand(heads.dim) + 0.5, 1e-6, plain) for _ in range(2))
-    return replace(made, query_norm=query, key_norm=key)
-
-
-def attended(
-    kernels: Kernels, made: Attention, batches: list[Batch], inputs: list[Tensor]
-) -> list[Tensor]:
-    cache = kernels.cache(64, made.heads, inputs[0].dtype)
-    return [
-        kernels.attend(kernels.prepare(each, made.heads), qkv.clone(), attention=made, cache=cache)
-        for each, qkv in zip(batches, inputs, strict=True)
-    ]
 
 
 @pytest.mark.parametrize("plain", [True, False])
@@ -172,6 +116,15 @@ def test_without_a_compiler_the_reference_serves(
     with pytest.raises(NoCompiler, match="no C compiler"):
         CompiledKernels()
     assert isinstance(choose(CPU, sizes=(64,)), ReferenceKernels)
+
+
+def test_without_triton_the_reference_serves_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in [
+        name for name in sys.modules if name.startswith("workers.") and "triton" in name
+    ]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    assert isinstance(choose(torch.device("cuda"), sizes=(64,)), ReferenceKernels)
 
 
 def test_a_folder_that_nothing_may_be_executed_from_is_as_good_as_no_compiler(

@@ -1,7 +1,7 @@
 """What a step does between its matrix products: norms, rotation, attention, gates.
 
 ``reference`` says in PyTorch what each does and runs anywhere; ``compiled`` is the same in C for
-the CPU. ``choose`` picks.
+the CPU, and ``triton`` in Triton for NVIDIA GPUs. ``choose`` picks.
 """
 
 from dataclasses import dataclass
@@ -94,6 +94,13 @@ def choose(device: torch.device, *, sizes: tuple[int, ...]) -> Kernels:
     """The best kernels for a device and a model with vectors of these ``sizes``."""
     from workers.engines.native.kernels.reference import ReferenceKernels
 
+    if device.type == "cuda":
+        try:
+            from workers.engines.native.kernels.triton import TritonKernels
+        except ImportError as error:
+            log.warning("engine.no_triton", reason=str(error))
+        else:
+            return TritonKernels(device)
     if device.type == "cpu" and all(size % 16 == 0 for size in sizes):
         from workers.engines.native.kernels import compiled
 
