@@ -28,8 +28,7 @@ def decoded(step: Step, qkv: Tensor, *, attention: Attention, cache: LayerCache)
     they found is put together afterwards (flash-decoding, Dao et al. 2023).
     """
     heads, rows, splits = attention.heads, len(qkv), step.splits
-    out = qkv.new_empty(rows, heads.heads * heads.dim)
-    shape = _shape(attention, qkv.dtype)
+    out, shape = qkv.new_empty(rows, heads.heads * heads.dim), _shape(attention, qkv.dtype)
     parts, totals = out, None
     if splits > 1:
         parts = qkv.new_empty(rows, heads.heads, splits, heads.dim, dtype=torch.float32)
@@ -62,10 +61,9 @@ def decoded(step: Step, qkv: Tensor, *, attention: Attention, cache: LayerCache)
 
 def ragged(step: Step, qkv: Tensor, *, attention: Attention, cache: LayerCache) -> Tensor:
     """(tokens, heads * dim) for any number of new tokens per row."""
-    heads, tiles = attention.heads, step.tiles
+    heads, tiles, shape = attention.heads, step.tiles, _shape(attention, qkv.dtype)
     assert tiles is not None
     out = qkv.new_empty(len(qkv), heads.heads * heads.dim)
-    shape = _shape(attention, qkv.dtype)
     _ragged[(len(tiles.rows), heads.kv_heads)](
         out,
         qkv,
@@ -148,10 +146,8 @@ def _attended(
     block_size: tl.constexpr,
     tile: tl.constexpr,
 ):
-    """Queries (rows, width) at their positions, against the tokens of one row from first to last.
-
-    Returns weighted sums of values (rows, width), the highest scores in powers of two, and the
-    sums of weights relative to them.
+    """Queries (rows, width) against tokens of one row, from first to last: weighted sums of values
+    (rows, width), the highest scores in powers of two, the sums of weights relative to them.
     """
     sums = tl.zeros((rows, width), tl.float32)
     top = tl.full((rows,), float("-inf"), tl.float32)
