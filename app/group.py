@@ -2,10 +2,12 @@
 
 PostgreSQL already flushes the log once for many commits; here the statements and round trips are
 shared as well. While one group is being done, the calls that arrive form the next; a call that
-comes alone is done at once and waits for nobody.
+comes alone is done at once and waits for nobody, unless many came a moment ago and its group
+gathers.
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +21,10 @@ log = structlog.get_logger(__name__)
 
 # Longer than any statement may take (app/db.py).
 PATIENCE_SECONDS = 20.0
+
+# Jobs that end in the same step of an engine come one by one, as the interpreter wakes their
+# threads; the first of them would have a transaction of its own.
+_MOMENT_SECONDS = 0.002
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -41,12 +47,17 @@ class Group(Generic[Item, Answer]):
         run: Callable[[Sequence[Item]], Sequence[Answer | Exception]],
         limit: int = 64,
         weigh: Callable[[Item], int] = lambda item: 1,
+        *,
+        gather: bool = False,
     ) -> None:
         """``run`` gives an answer, or an error to raise, for each item of a group. The weights
-        of its items add up to ``limit`` at most, unless it is one alone.
+        of its items add up to ``limit`` at most, unless it is one alone. With ``gather`` a group
+        that follows one of several waits a moment for more, and again as long as more come.
         """
         self._run = run
         self._limit = limit
+        self._gathers = gather
+        self._crowded = False  # whether more are to be expected
         self._weigh = weigh
         self._lock = threading.Lock()
         self._waiting: deque[_Call[Item, Answer]] = deque()
@@ -92,6 +103,7 @@ class Group(Generic[Item, Answer]):
         """Do the group that begins with the caller's own call, the oldest; pass the lead on."""
         calls: list[_Call[Item, Answer]] = []
         try:
+            self._gather()
             with self._lock:
                 self._take(calls)
             self._answer(calls)
@@ -102,13 +114,20 @@ class Group(Generic[Item, Answer]):
                 call.done = True
                 call.woken.set()
 
+    def _gather(self) -> None:
+        seen = 0
+        while self._crowded and seen < len(self._waiting) < self._limit:
+            seen = len(self._waiting)
+            time.sleep(_MOMENT_SECONDS)
+
     def _take(self, calls: list[_Call[Item, Answer]]) -> None:
         weight = 0
         while self._waiting:
             weight += self._weigh(self._waiting[0].item)
             if calls and weight > self._limit:
-                return
+                break
             calls.append(self._waiting.popleft())
+        self._crowded = self._gathers and len(calls) > 1
 
     def _pass_on(self) -> None:
         self._busy = bool(self._waiting)

@@ -45,7 +45,7 @@ class Courier:
         self._looking = threading.Lock()
         self._changed = threading.Condition()
         self._looks: Group[None, None] = Group(self._look)
-        self._marks: Group[Sent, DeliveryState | None] = Group(self._mark)
+        self._marks: Group[Sent, DeliveryState | None] = Group(self._mark, gather=True)
 
     def deliver_due(self) -> None:
         """Hand what is due to the free senders; what they leave is looked for as they get free."""

@@ -36,7 +36,7 @@ class Process:
         self.broker = broker
         self.servings: dict[str, Serving] = {}
         self.grace = Grace(settings.shutdown_grace_seconds, over=self.close)
-        self._finishes: Group[End, Ended] = Group(self._finish)
+        self._finishes: Group[End, Ended] = Group(self._finish, gather=True)
         self._hand_backs: Group[Lease, None] = Group(self._hand_back)
         self._losses: Group[Lease, None] = Group(self._lose)
         self.courier = Courier(settings, database)

@@ -44,7 +44,7 @@ class Serving:
         self._database = database
         self._engine: Engine | None = None
         self._state, self._error = WorkerState.LOADING, ""
-        self._claims: Group[None, Claimed | None] = Group(self._claim)
+        self._claims: Group[None, Claimed | None] = Group(self._claim, gather=True)
         self._gpus = Gpus(settings)
         self.heartbeat = Heartbeat(settings, database, cancel=self._cancel, report=self._report)
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,8 +21,14 @@ class Doubling:
     remembers which came together, and who did them.
     """
 
-    def __init__(self, *, limit: int = 64, broken: tuple[int, Exception] | None = None) -> None:
-        self.group: Group[int, int] = Group(self._run, limit)
+    def __init__(
+        self,
+        *,
+        limit: int = 64,
+        broken: tuple[int, Exception] | None = None,
+        gather: bool = False,
+    ) -> None:
+        self.group: Group[int, int] = Group(self._run, limit, gather=gather)
         self.gate, self.later_gate = threading.Event(), threading.Event()
         self.later_gate.set()
         self.began = threading.Semaphore(0)
@@ -228,3 +235,30 @@ def test_heavy_items_make_small_groups() -> None:
     for thread in threads:
         thread.join()
     assert together == [[1], [6], [5, 4], [30], [2]]
+
+
+def test_after_a_crowd_a_group_waits_as_long_as_each_moment_brings_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    doubling = Doubling(gather=True)
+    with behind_the_gate(doubling, [1, 2]):
+        pass
+    later = iter([[4, 5], [6], []])
+    asked: list[Asked] = []
+
+    def moment(seconds: float) -> None:
+        for waiting, item in enumerate(next(later), start=len(asked) + 2):
+            asked.append(ask(doubling, item))
+            doubling.wait_for_waiting(waiting)
+
+    monkeypatch.setattr("app.group.time", SimpleNamespace(sleep=moment))
+    assert doubling.group.do(3) == 6
+    assert [each.result(PATIENCE_SECONDS)[0] for each in asked] == [8, 10, 12]
+    assert doubling.together == [[0], [1, 2], [3, 4, 5, 6]]
+
+
+def test_without_a_crowd_before_it_nobody_waits_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.group.time", None)
+    doubling = Doubling(gather=True)
+    doubling.gate.set()
+    assert [doubling.group.do(1), doubling.group.do(2)] == [2, 4]
