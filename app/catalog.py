@@ -22,11 +22,18 @@ class Version(BaseModel):
     revision: str | None = None
     engine: Literal["native", "transformers", "openai", "fake"] = "native"
     served_name: str | None = None
+    quantization: Literal["int8"] | None = None
 
     @model_validator(mode="after")
     def _name_of_a_server(self) -> "Version":
         if self.served_name is not None and self.engine != "openai":
             raise ValueError('served_name is for the engine "openai" only')
+        return self
+
+    @model_validator(mode="after")
+    def _quantization_of_ours(self) -> "Version":
+        if self.quantization is not None and self.engine != "native":
+            raise ValueError('quantization is for the engine "native" only')
         return self
 
     def local_path(self, models_dir: Path) -> Path | None:

@@ -67,6 +67,9 @@ def _native(model: Model, version: Version, settings: Settings, publish: Publish
             publish=publish,
         )
     except UnknownArchitecture as error:
+        if version.quantization is not None:
+            message = f"Only the native engine quantizes to {version.quantization}. {error.message}"
+            raise ModelLoadFailed(message) from error
         log.warning("engine_falls_back", reason=error.message, engine="transformers")
         return _transformers(model, version, settings)
 

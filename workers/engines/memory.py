@@ -1,4 +1,6 @@
-"""How much memory there is, and whether an error means that there is none left."""
+"""How much memory there is, whether an error means that there is none left, and what operators read
+then.
+"""
 
 from pathlib import Path
 
@@ -29,3 +31,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     """torch's allocator for the CPU has no error class of its own, only words."""
     known = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return known or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+
+
+def too_large(what: str, error: BaseException) -> str:
+    """The sentence for a model that finds no memory; ``what`` of it does not fit."""
+    if not isinstance(error, torch.OutOfMemoryError):  # only GPUs have that class
+        return f"{what} does not fit into memory."
+    return (
+        f"{what} does not fit into the memory of one GPU, and a worker uses one. A server such as "
+        'vLLM spreads a model over several (--tensor-parallel-size); the engine "openai" sends it '
+        "the jobs."
+    )

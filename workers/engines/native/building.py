@@ -8,7 +8,7 @@ import structlog
 from app.catalog import Version
 from app.errors import ModelLoadFailed, UnknownArchitecture
 from workers.engines.grammar import Grammars
-from workers.engines.memory import free_bytes, is_out_of_memory
+from workers.engines.memory import free_bytes, is_out_of_memory, too_large
 from workers.engines.native.loop import Loop
 from workers.engines.native.models import family, lean
 from workers.engines.native.models.llama import Llama
@@ -40,24 +40,36 @@ def build(
         raise UnknownArchitecture("The native engine has no kernels for CUDA yet.")
     weights, tokenizer = loading.load(version, models_dir=models_dir, device=device)
     try:
-        return assemble(weights, tokenizer, context_length=context_length, slots=slots)
+        return assemble(
+            weights,
+            tokenizer,
+            context_length=context_length,
+            slots=slots,
+            int8=version.quantization == "int8",
+        )
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        message = "The model, with its keys and values, does not fit into memory."
+        message = too_large("The model, with its keys and values,", error)
         raise ModelLoadFailed(message) from error
 
 
 def assemble(
-    weights: Any, tokenizer: Any, *, context_length: int, slots: int, blocks: int | None = None
+    weights: Any,
+    tokenizer: Any,
+    *,
+    context_length: int,
+    slots: int,
+    blocks: int | None = None,
+    int8: bool = False,
 ) -> Loop:
     """The loop for a loaded transformers model, whose layers are taken apart; ``blocks`` of KV
-    memory, None for as many as are of use and fit.
+    memory, None for as many as are of use and fit; ``int8`` as for ``lean``.
     """
     family(weights.config)
     ends = end_tokens(weights, tokenizer)
     try:
-        model = lean(weights, positions=context_length, dense=_dense_fits(weights))
+        model = lean(weights, positions=context_length, dense=_dense_fits(weights), int8=int8)
     except (AttributeError, TypeError) as error:
         # A model of a known kind whose parts are not those we know.
         log.warning("engine.parts_unknown", exc_info=error)

@@ -4,7 +4,7 @@ On the CPU a 4 bit matrix exists twice, where memory allows: few rows are bound 
 so 4 bit wins; many are bound by arithmetic, where bfloat16 wins.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +20,10 @@ class Linear(Protocol):
 
     def __call__(self, x: Tensor) -> Tensor:
         """(rows, in) to (rows, out), of the same dtype."""
+
+
+# What makes a Linear of a matrix (out, in) and bias (out,).
+Make = Callable[[Tensor, Tensor | None], Linear]
 
 
 class Dense:
@@ -90,16 +94,17 @@ class Beside:
         return torch.cat([part(x) for part in self._parts], dim=-1)
 
 
-def fused(*modules: Any, dense: bool = True) -> Linear:
+def fused(*modules: Any, dense: bool = True, make: Make | None = None) -> Linear:
     """One Linear for modules with the same input, outputs side by side.
 
     The modules are torch's or gptqmodel's; their weights may be freed afterwards. ``dense`` says
-    whether there is memory for 4 bit matrices in bfloat16, too.
+    whether there is memory for 4 bit matrices in bfloat16, too; ``make`` makes what is not
+    quantized, None for ``of_weight``.
     """
     if not _alike(modules):
-        return Beside([fused(module, dense=dense) for module in modules])
+        return Beside([fused(module, dense=dense, make=make) for module in modules])
     if isinstance(modules[0], torch.nn.Linear):
-        return of_weight(torch.cat([module.weight for module in modules]), _bias(modules))
+        return (make or of_weight)(torch.cat([module.weight for module in modules]), _bias(modules))
     weight = torch.cat([module.dequantize_weight().T for module in modules]).to(torch.bfloat16)
     bias = _bias(modules)
     if bias is not None:

@@ -21,7 +21,8 @@ from transformers.cache_utils import DynamicLayer
 
 from app.catalog import Version
 from app.errors import ModelLoadFailed
-from workers.engines.memory import is_out_of_memory
+from workers.engines.breakdown import gpu_failure
+from workers.engines.memory import is_out_of_memory, too_large
 from workers.engines.transformers.quiet import be_quiet
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -69,7 +70,9 @@ def _telling(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         if is_out_of_memory(error):
-            raise ModelLoadFailed("The model does not fit into memory.") from error
+            raise ModelLoadFailed(too_large("The model", error)) from error
+        if failure := gpu_failure(error):
+            raise ModelLoadFailed(failure) from error
         if "trust_remote_code" in str(error):
             message = "This model brings its own code, and such code is never run here."
             raise ModelLoadFailed(message) from error
@@ -81,7 +84,7 @@ def on_cuda(device: str) -> bool:
     """Whether models go to a GPU; raises ModelLoadFailed if there must be one and is not."""
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
-        raise ModelLoadFailed("The device is set to cuda, but there is no CUDA device here.")
+        raise ModelLoadFailed("A GPU is to be used, but there is no CUDA device here.")
     return available and device != "cpu"
 
 
@@ -111,6 +114,11 @@ def _check(config: Any) -> None:
     method = _quantization(config).get("quant_method", "gptq")
     if method != "gptq":
         raise ModelLoadFailed(f"This checkpoint is quantized with {method}; only GPTQ is served.")
+
+
+def is_quantized(config: Any) -> bool:
+    """Whether the checkpoint of this config is quantized."""
+    return bool(_quantization(config))
 
 
 def _is_causal(architecture: str) -> bool:

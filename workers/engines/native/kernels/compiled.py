@@ -135,6 +135,27 @@ class CompiledKernels:
         )
         return out
 
+    def quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """See int8.Rows."""
+        codes = torch.empty_like(x, dtype=torch.uint8)
+        scales = torch.empty(len(x), dtype=torch.float32)
+        self._of("quantize", x)(codes.data_ptr(), scales.data_ptr(), x.data_ptr(), *x.shape)
+        return codes, scales
+
+    def rescale(
+        self, product: Tensor, scales: Tensor, bias: Tensor | None, *, dtype: torch.dtype
+    ) -> Tensor:
+        """See int8.Rows."""
+        out = torch.empty_like(product, dtype=dtype)
+        self._of("rescale", out)(
+            out.data_ptr(),
+            product.data_ptr(),
+            scales.data_ptr(),
+            None if bias is None else bias.data_ptr(),
+            *product.shape,
+        )
+        return out
+
     def _of(self, name: str, x: Tensor) -> Any:
         return getattr(self._library, f"{PREFIXES[x.dtype]}_{name}")
 
@@ -172,6 +193,8 @@ def _declare(library: ctypes.CDLL) -> None:
     kinds = {
         "add_norm": [*[pointer] * 4, c_long, c_long, c_float, ctypes.c_int],
         "gated": [pointer, pointer, c_long, c_long, ctypes.c_int],
+        "quantize": [pointer, pointer, pointer, c_long, c_long],
+        "rescale": [*[pointer] * 4, c_long, c_long],
         "attend": [POINTER(_Step), *[pointer] * 8, c_long],
     }
     for prefix in PREFIXES.values():

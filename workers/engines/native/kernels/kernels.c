@@ -17,6 +17,7 @@ typedef float f16 __attribute__((vector_size(64)));
 typedef int32_t i16 __attribute__((vector_size(64)));
 typedef uint32_t u16 __attribute__((vector_size(64)));
 typedef uint16_t h16 __attribute__((vector_size(32)));
+typedef uint8_t b16 __attribute__((vector_size(16)));
 
 /* One step, the same for all layers; see batch.py. */
 typedef struct {

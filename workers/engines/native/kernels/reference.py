@@ -67,6 +67,21 @@ class ReferenceKernels:
         ]
         return torch.cat(out).reshape(len(qkv), -1)
 
+    def quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """See int8.Rows."""
+        wide = x.float()
+        most = wide.abs().amax(dim=1)
+        inverse = torch.where(most > 0, 127 / most, 0.0)
+        codes = (wide * inverse.unsqueeze(1)).round_().add_(128)
+        return codes.to(torch.uint8), most / 127
+
+    def rescale(
+        self, product: Tensor, scales: Tensor, bias: Tensor | None, *, dtype: torch.dtype
+    ) -> Tensor:
+        """See int8.Rows."""
+        wide = product * scales.unsqueeze(1)
+        return (wide if bias is None else wide + bias).to(dtype)
+
     def _attend_row(
         self, queries: Tensor, step: Step, row: int, attention: Attention, cache: LayerCache
     ) -> Tensor:

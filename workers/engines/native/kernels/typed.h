@@ -54,6 +54,43 @@ void NAME(gated)(REAL *out, const REAL *x, long tokens, long size, int gelu) {
     }
 }
 
+/* Each row (tokens, size) as whole numbers from -127 to 127, to which 128 is added, and the scale
+ * that they are of. Sizes are compared as integers, among which NaN is the largest: so it
+ * reaches the scale, and none is hidden. */
+void NAME(quantize)(uint8_t *codes, float *scales, const REAL *x, long tokens, long size) {
+#pragma omp parallel for if (tokens * size > 16384)
+    for (long t = 0; t < tokens; t++) {
+        const REAL *row = x + t * size;
+        i16 sizes = {0};
+        for (long i = 0; i < size; i += 16) {
+            i16 bits = (i16)NAME(load)(row + i) & 0x7FFFFFFF;
+            i16 larger = bits > sizes;
+            sizes = (bits & larger) | (sizes & ~larger);
+        }
+        i16 largest = {0};
+        for (int i = 0; i < 16; i++) largest[0] = sizes[i] > largest[0] ? sizes[i] : largest[0];
+        float most = ((f16)largest)[0], inverse = most > 0 ? 127 / most : 0;
+        scales[t] = most / 127;
+        for (long i = 0; i < size; i += 16) {
+            /* Adding 1.5 * 2^23 rounds to an integer in the low bits. */
+            i16 rounded = (i16)(NAME(load)(row + i) * inverse + 12582912.0f) + 128;
+            b16 bytes = __builtin_convertvector(rounded, b16);
+            memcpy(codes + t * size + i, &bytes, sizeof bytes);
+        }
+    }
+}
+
+/* out = product * the scale of its row + bias (unless null), all but the scales (tokens, size). */
+void NAME(rescale)(REAL *out, const float *product, const float *scales, const float *bias,
+                   long tokens, long size) {
+#pragma omp parallel for if (tokens * size > 16384)
+    for (long t = 0; t < tokens; t++)
+        for (long i = 0; i < size; i += 16) {
+            f16 x = load_float(product + t * size + i) * scales[t];
+            NAME(store)(out + t * size + i, bias ? x + load_float(bias + i) : x);
+        }
+}
+
 /* Rotary position embedding (Su et al. 2021) of one head, halves rotated against each other. */
 static inline void NAME(rotate)(REAL *x, const float *cos, const float *sin, long dim) {
     long half = dim / 2;

@@ -4,12 +4,15 @@ transformers' own modelling code spends half of a decoding step of a small model
 do the same arithmetic in a tenth of the calls. Tests hold them against transformers' logits.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
 
 from app.errors import UnknownArchitecture
+from workers.engines.native.int8 import Int8, Rows, check_processor
 from workers.engines.native.kernels import Kernels, choose
+from workers.engines.native.linear import Make, of_weight
 from workers.engines.native.models.gemma import Gemma
 from workers.engines.native.models.llama import Llama
 from workers.engines.native.models.qwen import Qwen
@@ -38,15 +41,20 @@ def family(config: Any) -> type[Llama]:
     return FAMILIES[kind]
 
 
-def lean(model: Any, *, positions: int, dense: bool) -> Llama:
+def lean(model: Any, *, positions: int, dense: bool, int8: bool = False) -> Llama:
     """The lean forward of a loaded transformers model; raises UnknownArchitecture.
 
     ``positions`` is the longest text in tokens. ``dense`` says whether there is memory for 4 bit
-    matrices in bfloat16, too.
+    matrices in bfloat16, too; ``int8`` quantizes those of the layers that are not.
     """
     kind = family(model.config)
-    device = model.get_input_embeddings().weight.device
-    return kind(model, kernels_for(model.config, device), positions=positions, dense=dense)
+    kernels = kernels_for(model.config, model.get_input_embeddings().weight.device)
+    make: Make = of_weight
+    if int8:
+        check_processor()
+        assert isinstance(kernels, Rows)  # as all for the CPU
+        make = partial(Int8, rows=kernels)
+    return kind(model, kernels, positions=positions, dense=dense, make=make)
 
 
 def kernels_for(config: Any, device: torch.device) -> Kernels:

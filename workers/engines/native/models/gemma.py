@@ -15,9 +15,9 @@ class Gemma(Llama):
     them by other angles in layers that see a window only.
     """
 
-    def __init__(self, model: Any, kernels: Kernels, *, positions: int, dense: bool) -> None:
+    def __init__(self, model: Any, kernels: Kernels, **options: Any) -> None:
         """See Llama."""
-        super().__init__(model, kernels, positions=positions, dense=dense)
+        super().__init__(model, kernels, **options)
         # In the model's dtype, as transformers scales.
         self._scale = torch.tensor(self._config.hidden_size**0.5).to(self.device, self.dtype)
         self._softcap: float | None = getattr(self._config, "final_logit_softcapping", None)

@@ -9,7 +9,7 @@ from torch.nn.functional import embedding
 
 from app.errors import UnknownArchitecture
 from workers.engines.native.kernels import Attention, Heads, Kernels, LayerCache, Norm
-from workers.engines.native.linear import Linear, fused, of_weight
+from workers.engines.native.linear import Linear, Make, fused, of_weight
 
 Rotation = tuple[Tensor, Tensor]  # cosines and sines, float32 (positions, dim / 2)
 
@@ -43,15 +43,17 @@ class Layer:
 class Llama:
     """The forward pass, with the KV memory that ``allocate`` makes."""
 
-    def __init__(self, model: Any, kernels: Kernels, *, positions: int, dense: bool) -> None:
+    def __init__(
+        self, model: Any, kernels: Kernels, *, positions: int, dense: bool, make: Make = of_weight
+    ) -> None:
         """``model`` is transformers' own, loaded; its layers are freed one by one.
 
-        ``positions`` is the longest text in tokens; ``dense`` as for ``fused``.
+        ``positions`` is the longest text in tokens; ``dense`` and ``make`` as for ``fused``.
         """
         self.kernels = kernels
         self._config = model.config
         self._activation = activation(model.config)
-        self._dense = dense
+        self._dense, self._make = dense, make
         inner = model.model
         self._head_size = inner.layers[0].self_attn.head_dim
         weight = model.get_input_embeddings().weight.detach()
@@ -126,7 +128,7 @@ class Llama:
         )
 
     def _fused(self, *modules: Any) -> Linear:
-        return fused(*modules, dense=self._dense)
+        return fused(*modules, dense=self._dense, make=self._make)
 
     def _attention(self, attention: Any, index: int) -> Attention:
         config = self._config
