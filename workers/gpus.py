@@ -4,12 +4,20 @@ none.
 
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
+
+import structlog
 
 from app.config import Settings
 
 Figures = dict[str, str | float]
+
+# Of NVML's errors (nvml.h): no answer to this one question, but that the GPU answers none.
+_LOST = {15, 16, 999}  # it is lost, it wants a reset, and "unknown"
+
+log = structlog.get_logger(__name__)
 
 
 class Gpus:
@@ -33,8 +41,9 @@ class Gpus:
         self._stopping.set()
 
     def figures(self) -> list[Figures]:
-        """Of each GPU its ``name``, and what the driver knows of ``utilization`` (0 to 1),
-        ``memory_used`` and ``memory_total`` (bytes) and ``temperature`` (degrees Celsius).
+        """Of each GPU its ``name``, whether it is ``up`` (1, or 0 when it is lost), and what the
+        driver knows of ``utilization`` (0 to 1), ``memory_used`` and ``memory_total`` (bytes) and
+        ``temperature`` (degrees Celsius).
         """
         fresh = time.monotonic() < self._found_at + 4 * self._settings.heartbeat_seconds
         return self._found if fresh else []
@@ -45,9 +54,22 @@ class Gpus:
             return
         handles = _handles(nvml, self._settings.cuda_visible_devices)
         while handles and not self._stopping.is_set():
-            self._found = [_figures(nvml, name, handle) for name, handle in handles.items()]
-            self._found_at = time.monotonic()
+            found = [_figures(nvml, name, handle) for name, handle in handles.items()]
+            self._tell_lost(found)
+            self._found, self._found_at = found, time.monotonic()
             self._stopping.wait(self._settings.heartbeat_seconds)
+
+    def _tell_lost(self, found: list[Figures]) -> None:
+        known = {each["name"] for each in self._found if not each["up"]}
+        for each in found:
+            if not each["up"] and each["name"] not in known:
+                log.error("gpu_lost", gpu=each["name"], reason="The driver cannot reach it.")
+
+
+def visible(settings: Settings) -> list[str]:
+    """The names of the GPUs that CUDA_VISIBLE_DEVICES leaves visible; none without a driver."""
+    nvml = _nvml()
+    return [] if nvml is None else list(_handles(nvml, settings.cuda_visible_devices))
 
 
 def _nvml() -> Any | None:
@@ -83,13 +105,23 @@ def _handles(nvml: Any, visible: str | None) -> dict[str, Any]:
 
 def _figures(nvml: Any, name: str, handle: Any) -> Figures:
     """Without those that the GPU does not know, as a part of one (MIG) may not."""
-    figures: Figures = {"name": name}
-    with suppress(nvml.NVMLError):
+    figures: Figures = {"name": name, "up": 1}
+    with _noting(nvml, figures):
         figures["utilization"] = nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
-    with suppress(nvml.NVMLError):
+    with _noting(nvml, figures):
         memory = nvml.nvmlDeviceGetMemoryInfo(handle)
         figures |= {"memory_used": memory.used, "memory_total": memory.total}
-    with suppress(nvml.NVMLError):
+    with _noting(nvml, figures):
         # Its successor, nvmlDeviceGetTemperatureV, is unknown to drivers of 2024.
         figures["temperature"] = nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)
     return figures
+
+
+@contextmanager
+def _noting(nvml: Any, figures: Figures) -> Iterator[None]:
+    """Let a question go unanswered, and note if the GPU is lost."""
+    try:
+        yield
+    except nvml.NVMLError as error:
+        if error.value in _LOST:
+            figures["up"] = 0

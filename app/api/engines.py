@@ -32,6 +32,7 @@ _SUMMARIES = (
     ("queue_seconds", "Wait of a request for its first step.", "started", "queue_seconds"),
 )
 _GPU_FIGURES = (
+    ("up", "Whether the driver reaches the GPU: 0 when it is lost.", "up"),
     ("utilization_ratio", "Share of the time in which the GPU was busy.", "utilization"),
     ("memory_used_bytes", "Memory of the GPU in use, by whomever.", "memory_used"),
     ("memory_capacity_bytes", "Memory of the GPU.", "memory_total"),

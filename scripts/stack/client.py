@@ -33,14 +33,17 @@ class Client:
         """Whether the API answers."""
         return answers(f"{self._url}/health")
 
-    def has_worker(self, model: str, state: str) -> bool:
-        """Whether a worker of this model is in this state: loading, ready or failed."""
+    def has_worker(self, model: str, state: str, name: str = "") -> bool:
+        """Whether a worker of this model is in this state: loading, ready or failed; and whether
+        the engine of one with this ``name`` has loaded.
+        """
         try:
             status = self._session.get(f"{self._url}/status", timeout=5).json()
         except requests.RequestException:
             return False
-        workers = status.get("models", {}).get(model, {}).get("workers", {})
-        return bool(workers.get(state, 0) > 0)
+        found = status.get("models", {}).get(model, {})
+        loaded = {engine["worker"] for engine in found.get("engines", ())}
+        return bool(found.get("workers", {}).get(state, 0) > 0) and (not name or name in loaded)
 
     def chat(self, request: Json) -> requests.Response:
         """Submit a chat job."""

@@ -58,17 +58,19 @@ class Stack:
         )
         return _part("api", command, Client(self.choices.url).healthy)
 
-    def worker(self, model: str, *, name: str = "", slots: int = 0) -> Part:
+    def worker(self, model: str, *, name: str = "", slots: int = 0, gpu: str = "") -> Part:
         """A worker of one model, under a name of its own, with so many jobs at a time (0: as the
-        setting says); it is ready when the model is loaded.
+        setting says), on one GPU (empty: where the settings say); it is ready when the model is
+        loaded.
         """
         slots = slots or Settings().engine_slots
-        name, client = name or f"worker-{model}", Client(self.choices.url)
+        name, client = name or worker_name(model, gpu), Client(self.choices.url)
         command = self._worker(name, f"generate.{model}", threads=slots)
-        environment = {**command.environment, "GPTQUEUE_ENGINE_SLOTS": str(slots)}
-        command = replace(command, environment=environment)
+        environment = {"GPTQUEUE_ENGINE_SLOTS": str(slots), **gpu_environment(gpu)}
+        command = replace(command, environment={**command.environment, **environment})
+        node = f"{name}@{platform.node()}"
         return replace(
-            _part(name, command, lambda: client.has_worker(model, "ready")),
+            _part(name, command, lambda: client.has_worker(model, "ready", node)),
             busy=lambda: client.has_worker(model, "loading"),
             grace_seconds=WORKER_GRACE_SECONDS,
         )
@@ -116,6 +118,24 @@ class Stack:
     def _python(self, module: str, *arguments: str | int | Path, **environment: str) -> Command:
         argv = [sys.executable, "-m", module, *map(str, arguments)]
         return Command(argv, {**self.environment(), **environment})
+
+
+def worker_name(model: str, gpu: str) -> str:
+    """What a worker is called, which is unique on this machine."""
+    if not gpu:
+        return f"worker-{model}"
+    return f"worker-{model}-gpu{gpu}" if gpu.isdecimal() else f"worker-{model}-{gpu}"
+
+
+def gpu_environment(gpu: str) -> dict[str, str]:
+    """What makes a worker use this GPU, by number or UUID, and no other; never the CPU instead."""
+    if not gpu:
+        return {}
+    return {
+        "CUDA_VISIBLE_DEVICES": gpu,
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as NVML numbers them
+        "GPTQUEUE_DEVICE": "cuda",
+    }
 
 
 def _part(name: str, command: Command, ready: Callable[[], bool]) -> Part:

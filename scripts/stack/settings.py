@@ -11,6 +11,7 @@ from app.catalog import Model
 from app.config import Settings
 from app.db import Database
 from scripts.stack.problem import Problem
+from workers.gpus import visible
 
 
 def read() -> Settings:
@@ -36,6 +37,20 @@ def models(file: Path) -> dict[str, Model]:
     if not enabled:
         raise Problem(f"The catalog {file} has no enabled model.")
     return enabled
+
+
+def gpus(wanted: str) -> list[str]:
+    """The GPUs that get a worker each, by number or UUID: "all", or some with commas between them.
+    One empty name for no choice. Raises Problem where there is none, and for one named twice.
+    """
+    if not wanted:
+        return [""]
+    there = visible(read()) if wanted == "all" else [name.strip() for name in wanted.split(",")]
+    if not there:
+        raise Problem("--gpus all: NVIDIA's driver knows no GPU here.")
+    if not all(there) or len(set(there)) < len(there):
+        raise Problem(f"--gpus {wanted}: each GPU once, by number or UUID, such as 0,1.")
+    return there
 
 
 def connect(settings: Settings) -> Database:

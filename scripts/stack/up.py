@@ -42,16 +42,18 @@ class Up:
         )
         self.closing = ExitStack()
 
-    def run(self, *, once: bool) -> int:
-        """Start everything, do the first job, and stay; the exit code."""
-        choices = Choices.of_environment()
+    def run(self, *, once: bool, gpus: str) -> int:
+        """Start everything, do the first job, and stay; the exit code. ``gpus`` as on the command
+        line.
+        """
+        choices, names = Choices.of_environment(), settings.gpus(gpus)
         models = settings.models(settings.read().catalog_file)
         down.stop_parts(self.state, self.screen)
         choices.check_ports()
         servers.check(choices, self.state)  # before the demo model, which takes minutes
         prepare(list(models.values()), self.state, self.screen)
         stack = self.start_servers(choices)
-        self.start_parts(stack, list(models))
+        self.start_parts(stack, list(models), names)
         receiver = self.receive(stack)
         outcome = demo.run(
             Client(choices.url, self.state.read_env()["GPTQUEUE_API_KEY"]),
@@ -91,9 +93,9 @@ class Up:
             self.supervisor.finish("migrate", stack.migration())
         return stack
 
-    def start_parts(self, stack: Stack, models: list[str]) -> None:
+    def start_parts(self, stack: Stack, models: list[str], gpus: list[str]) -> None:
         """GPTQueue itself, all at once: loading a model takes the longest."""
-        workers = [stack.worker(model) for model in models]
+        workers = [stack.worker(model, gpu=gpu) for model in models for gpu in gpus]
         self.supervisor.start(stack.api(), stack.delivery(), stack.beat(), *workers)
         self.supervisor.start(stack.flower())  # it asks the workers for their queues when it starts
 
@@ -143,14 +145,14 @@ class Up:
         self.journal.close()
 
 
-def guarded(screen: Screen, interrupts: Interrupts, *, once: bool) -> int:
+def guarded(screen: Screen, interrupts: Interrupts, *, once: bool, gpus: str) -> int:
     """Run, and stop whatever happens."""
     up = Up(screen, interrupts)
     up.state.create()
     check_disk(up.state.folder, NEEDED_BYTES)
     with alone(up.state):
         try:
-            return up.run(once=once)
+            return up.run(once=once, gpus=gpus)
         finally:
             interrupts.ignore()
             up.stop()
@@ -171,11 +173,17 @@ def main() -> int:
     """Parse, run, explain."""
     parser = argparse.ArgumentParser(prog="scripts/up", description=__doc__)
     parser.add_argument("--once", action="store_true", help="do the first job, then stop again")
+    parser.add_argument(
+        "--gpus",
+        default="",
+        metavar="all|0,1",
+        help="a worker of each model on each of these GPUs (numbers or UUIDs), and none on the CPU",
+    )
     options = parser.parse_args()
     screen, interrupts = Screen(), Interrupts()
     interrupts.install()
     try:
-        return guarded(screen, interrupts, once=options.once)
+        return guarded(screen, interrupts, once=options.once, gpus=options.gpus)
     except Problem as problem:
         screen.fail(str(problem))
     except OSError as error:

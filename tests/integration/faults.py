@@ -1,10 +1,12 @@
 """Factories for the native engine's process that break what the real one builds on."""
 
+import os
 from typing import Any
 from unittest import mock
 
 import torch
 
+from app.errors import ModelLoadFailed
 from workers.engines.native import building
 from workers.engines.native.loop import Loop
 from workers.engines.transformers import loading
@@ -17,6 +19,11 @@ def no_room_for_weights(**arguments: Any) -> Loop:
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
     with mock.patch.object(loading.AutoModelForCausalLM, "from_pretrained", side_effect=error):
         return building.build(**arguments)
+
+
+def say_where(*, device: str, **arguments: Any) -> Loop:
+    """Tell which device was asked for, and which GPU this process sees."""
+    raise ModelLoadFailed(f"{device} on {os.environ['CUDA_VISIBLE_DEVICES']}")
 
 
 def no_room_for_keys(**arguments: Any) -> Loop:

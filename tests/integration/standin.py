@@ -17,12 +17,13 @@ from app.errors import ModelLoadFailed, UnknownArchitecture
 from workers.engines.base import FinishReason, Stats
 from workers.engines.native import wire
 
-KILLS, RAISES, HANGS, LEAVES = "☠", "!", "…", "→"
+KILLS, RAISES, HANGS, LEAVES, FALLS = "☠", "!", "…", "→", "⚡"
 FATES = {
     ord(KILLS): lambda: os.kill(os.getpid(), signal.SIGKILL),
     ord(RAISES): lambda: 1 / 0,
     ord(HANGS): lambda: time.sleep(3600),
     ord(LEAVES): lambda: os._exit(3),
+    ord(FALLS): lambda: _fall("unspecified launch failure\nCUDA kernel errors might come later"),
 }
 
 
@@ -47,15 +48,30 @@ def vanish() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _fall(how: str) -> None:
+    """As torch says that a GPU is gone."""
+    raise RuntimeError(f"CUDA error: {how}")
+
+
 class StandIn:
     """One token of each running request a step, which takes ``step_seconds``."""
 
     def __init__(
-        self, *, kv_tokens: int = 1000, slots: int = 8, step_seconds: float = 0.0, alone: str = ""
+        self,
+        *,
+        kv_tokens: int = 1000,
+        slots: int = 8,
+        step_seconds: float = 0.0,
+        alone: str = "",
+        lost: str = "",
     ) -> None:
-        """``alone`` names a file that the first of all processes makes, and later ones die of."""
-        if alone:
-            _die_if_there(alone)
+        """``alone`` names a file that the first of all processes makes, and later ones die of;
+        ``lost`` one after which there is no GPU any more.
+        """
+        if alone and _is_there(alone):
+            vanish()
+        if lost and _is_there(lost):
+            _fall("no CUDA-capable device is detected")
         self.kv_tokens = kv_tokens
         self._slots = slots
         self._seconds = step_seconds
@@ -156,11 +172,13 @@ def _logprobs(tokens: wire.Ids) -> wire.Logprobs:
     )
 
 
-def _die_if_there(path: str) -> None:
+def _is_there(path: str) -> bool:
+    """Whether somebody made this file before us."""
     try:
         Path(path).touch(exist_ok=False)
     except FileExistsError:
-        vanish()
+        return True
+    return False
 
 
 class Characters:

@@ -27,7 +27,14 @@ STATS = Stats(
     started=9,
     restarts=1,
 )
-GPU = {"name": "0", "utilization": 0.5, "memory_used": 10, "memory_total": 80, "temperature": 41}
+GPU = {
+    "name": "0",
+    "up": 1,
+    "utilization": 0.5,
+    "memory_used": 10,
+    "memory_total": 80,
+    "temperature": 41,
+}
 EXPECTED = {
     "gptqueue_engine_info": 1,
     "gptqueue_engine_running": 3,
@@ -45,6 +52,7 @@ EXPECTED = {
     "gptqueue_engine_queue_seconds_sum": 0.25,
 }
 EXPECTED_OF_GPU = {
+    "gptqueue_gpu_up": 1,
     "gptqueue_gpu_utilization_ratio": 0.5,
     "gptqueue_gpu_memory_used_bytes": 10,
     "gptqueue_gpu_memory_capacity_bytes": 80,

@@ -20,7 +20,7 @@ from app.fleet.tables import Worker
 from app.jobs import finish
 from app.jobs.rescue import rescue
 from tests.integration.conftest import Open
-from tests.integration.standin import HANGS, KILLS
+from tests.integration.standin import FALLS, HANGS, KILLS
 from workers.engines.native.engine import NativeEngine
 from workers.engines.native.restarts import Patience
 from workers.process import Process, compose
@@ -188,3 +188,48 @@ def test_a_worker_whose_model_does_not_load_ends_and_the_status_says_why(
     model = client.get("/api/v1/status").json["models"]["fake"]
     assert (model["workers"]["failed"], model["engines"]) == (1, [])
     assert model["errors"][0].startswith("fake, version 1: The config.json of this checkpoint")
+
+
+GPU_FAILED = "The GPU failed: CUDA error: unspecified launch failure."
+GPU_GONE = (
+    "The GPU failed: CUDA error: no CUDA-capable device is detected. That happened again and "
+    "again, so it is not started any more."
+)
+
+
+def status(client: FlaskClient, process: Process) -> Any:
+    """What the status says of the model, by the newest report of its worker."""
+    process.servings["generate.fake"].heartbeat.beat()
+    return client.get("/api/v1/status").json["models"]["fake"]
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_the_jobs_of_a_lost_gpu_go_back_and_the_status_says_why(
+    client: FlaskClient,
+    process: Process,
+    work: Callable[[], None],
+    equip: Open,
+    stopped: list[int],
+    tmp_path: Path,
+    comes_back: bool,
+) -> None:
+    patience = {"patience": Patience(first_seconds=3600)} if comes_back else {}
+    engine = equip(lost=str(tmp_path / "lost"), **patience)
+    body = {"model": "fake", "prompt": FALLS, "max_tokens": 5}
+    job_id = client.post("/api/v1/generate", json=body).json["id"]
+    work()
+    job = client.get(f"/api/v1/jobs/{job_id}").json
+    assert (job["status"], job["charge"]["state"]) == ("queued", "held")
+    assert [each["outcome"] for each in job["attempts"]] == ["lost"]
+    if comes_back:
+        said = status(client, process)
+        assert (said["workers"]["loading"], said["workers"]["failed"]) == (1, 0)
+        assert said["errors"] == [f"{GPU_FAILED} It is being started again."]
+        return
+    while not engine._keeper._closed:
+        time.sleep(0.01)
+    assert not process.servings["generate.fake"].ready()
+    assert stopped == [signal.SIGTERM]
+    said = status(client, process)
+    assert (said["workers"]["loading"], said["workers"]["failed"]) == (0, 1)
+    assert said["errors"] == [GPU_GONE]

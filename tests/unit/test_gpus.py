@@ -4,19 +4,25 @@
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import structlog
 
 from app.config import Settings
-from workers.gpus import Figures, Gpus
+from workers.gpus import Figures, Gpus, visible
 
 GIB = 1 << 30
 
 
 class NVMLError(Exception):
-    """The library's own base of errors."""
+    """The library's own base of errors; see nvml.h for the numbers."""
+
+    def __init__(self, value: int = 3) -> None:
+        super().__init__(value)
+        self.value = value
 
 
 class Nvml(ModuleType):
@@ -28,10 +34,12 @@ class Nvml(ModuleType):
     def __init__(self) -> None:
         super().__init__("pynvml")
         self.missing: set[str] = set()
+        self.code = 3  # not supported
+        self.asked: Callable[[], object] = lambda: None
 
     def _ask(self, name: str) -> None:
         if name in self.missing:
-            raise NVMLError
+            raise NVMLError(self.code)
 
     def nvmlInit(self) -> None:
         self._ask("init")
@@ -50,6 +58,7 @@ class Nvml(ModuleType):
         return 1
 
     def nvmlDeviceGetUtilizationRates(self, handle: int) -> Any:
+        self.asked()
         self._ask("utilization")
         return SimpleNamespace(gpu=25 * (1 + handle))
 
@@ -91,6 +100,7 @@ def figures(nvml: Nvml, **settings: Any) -> list[Figures]:
 
 FIRST = {
     "name": "0",
+    "up": 1,
     "utilization": 0.25,
     "memory_used": 0,
     "memory_total": 80 * GIB,
@@ -120,13 +130,29 @@ def test_only_those_that_cuda_sees_are_read(nvml: Nvml, visible: str, found: lis
 
 def test_what_a_gpu_does_not_know_is_left_out(nvml: Nvml) -> None:
     nvml.missing = {"utilization", "temperature"}
-    memory = {"name": "0", "memory_used": 0, "memory_total": 80 * GIB}
+    memory = {"name": "0", "up": 1, "memory_used": 0, "memory_total": 80 * GIB}
     assert figures(nvml, cuda_visible_devices="0") == [memory]
 
 
-def test_a_gpu_that_is_lost_says_only_its_name(nvml: Nvml) -> None:
-    nvml.missing = {"utilization", "memory", "temperature"}
-    assert figures(nvml, cuda_visible_devices="0") == [{"name": "0"}]
+@pytest.mark.parametrize("code", [15, 16, 999], ids=["lost", "wants a reset", "unknown"])
+def test_a_gpu_that_is_lost_is_down_and_the_log_says_so_once(nvml: Nvml, code: int) -> None:
+    nvml.missing, nvml.code = {"utilization", "memory", "temperature"}, code
+    asked = threading.Event()
+    with structlog.testing.capture_logs() as logs:
+        gpus = Gpus(Settings(heartbeat_seconds=0.01, cuda_visible_devices="0"))
+        nvml.asked = lambda: asked.set() if gpus.figures() else None
+        gpus.start()
+        assert asked.wait(30)  # for the second time
+        assert gpus.figures() == [{"name": "0", "up": 0}]
+        gpus.stop()
+    assert [(each["event"], each["gpu"]) for each in logs] == [("gpu_lost", "0")]
+
+
+def test_the_visible_gpus_are_named(nvml: Nvml) -> None:
+    assert visible(Settings(cuda_visible_devices=None)) == ["0", "1"]
+    assert visible(Settings(cuda_visible_devices="GPU-b")) == ["GPU-b"]
+    nvml.missing = {"init"}
+    assert visible(Settings(cuda_visible_devices=None)) == []
 
 
 def test_without_a_driver_there_is_nothing_and_no_word_of_it(

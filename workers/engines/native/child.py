@@ -10,6 +10,7 @@ import pkgutil
 import signal
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
@@ -20,8 +21,10 @@ import structlog
 from app import config, logs
 from app.errors import ModelLoadFailed, UnknownArchitecture
 from workers.engines.base import FinishReason, Stats
+from workers.engines.breakdown import gpu_failure
 from workers.engines.native import wire
 
+_CRASHED = "The engine's process failed; its log says how."
 _STATS_SECONDS = 0.25
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _NOTHING = wire.Progress(np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32))
@@ -136,7 +139,8 @@ def build(worker: Connection) -> Loop | None:
     except Exception as error:
         # The libraries raise what they like, and the worker must hear a reason.
         log.exception("engine_not_built")
-        send(worker, wire.Failed(f"The engine could not be built: {type(error).__name__}."))
+        reason = f"The engine could not be built: {type(error).__name__}."
+        send(worker, wire.Failed(gpu_failure(error) or reason))
         return None
     send(worker, wire.Ready(kv_tokens=loop.kv_tokens))
     return loop
@@ -147,16 +151,20 @@ def main() -> None:
     # A Ctrl-C in a terminal reaches us as well; but how long we go on is for the worker to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    connection, worker = (int(each) for each in sys.argv[1:])
-    _die_with(worker)
+    connection, parent = (int(each) for each in sys.argv[1:])
+    _die_with(parent)
     logs.configure(config.current())
+    worker = Connection(connection)
     try:
-        serve(Connection(connection))
-    except Exception:
+        serve(worker)
+    except Exception as error:
         log.critical("engine_crashed", exc_info=True)
         sys.stdout.flush()
+        with suppress(WorkerGone):
+            # Of other errors without their words, which may quote a prompt.
+            send(worker, wire.Crashed(gpu_failure(error) or _CRASHED))
         # At once: after an error on a GPU, an orderly end can hang.
-        os._exit(wire.CRASHED)
+        os._exit(os.EX_SOFTWARE)
 
 
 def serve(worker: Connection) -> None:

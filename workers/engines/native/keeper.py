@@ -139,6 +139,8 @@ class Keeper:
     def _listen(self, process: EngineProcess) -> None:
         """Take a message, or see that none comes."""
         message = process.receive(self._pulse)
+        if isinstance(message, wire.Crashed):
+            raise ProcessDied(message.reason)
         if message is not None:
             self._silent_seconds = 0.0
             self._served |= self._hear(process, message)

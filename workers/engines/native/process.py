@@ -94,8 +94,6 @@ class EngineProcess:
             return "The engine's process was killed, as the kernel does when memory runs out."
         if code < 0:
             return f"The engine's process was killed (signal {-code})."
-        if code == wire.CRASHED:
-            return "The engine's process failed; its log says how."
         return f"The engine's process ended by itself (exit code {code})."
 
     def _send(self) -> None:

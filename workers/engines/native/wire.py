@@ -14,8 +14,6 @@ from workers.engines.base import FinishReason, Sampling, Stats
 
 Ids = NDArray[np.int32]
 
-CRASHED = 70  # the engine's exit code after an error in its loop (EX_SOFTWARE of sysexits.h)
-
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -45,6 +43,13 @@ class Load:
 
     factory: str
     arguments: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Crashed:
+    """From the engine, last of all: why it ends, a sentence for the operator."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from workers.engines.base import (
     harmless,
     nowhere,
 )
+from workers.engines.breakdown import gpu_failure
 from workers.engines.logprobs import TokenTexts
 from workers.engines.memory import is_out_of_memory
 from workers.engines.native.wire import Logprobs
@@ -33,6 +35,10 @@ from workers.engines.transformers.row import Row
 PREFILL_TOKENS = 2048
 
 log = structlog.get_logger()
+
+
+class _GpuFailed(Exception):
+    """No step can be taken in this process any more."""
 
 
 class TransformersEngine:
@@ -66,6 +72,7 @@ class TransformersEngine:
         self._rows: dict[str, Row] = {}
         self._changed = threading.Condition()
         self._closed = False
+        self._problem = ""  # why it can work no longer
         self._steps = 0
         self._generated = 0
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -98,7 +105,7 @@ class TransformersEngine:
     def ready(self) -> bool:
         """Whether it can work now; see Engine.ready."""
         if self._closed:
-            raise EngineClosed
+            raise EngineClosed(self._problem or None)
         return True
 
     def stats(self) -> Stats:
@@ -127,10 +134,11 @@ class TransformersEngine:
     @torch.inference_mode()
     def _run(self) -> None:
         try:
-            while self._work_arrives():
-                self._end_interrupted()
-                self._admit()
-                self._decode()
+            with suppress(_GpuFailed):
+                while self._work_arrives():
+                    self._end_interrupted()
+                    self._admit()
+                    self._decode()
         finally:
             self._abandon()
 
@@ -139,8 +147,10 @@ class TransformersEngine:
         with self._changed:
             asked, self._closed = self._closed, True
             rows = list(self._rows.values())
+        why = self._problem or None
         for row in rows:
-            self._fail([row], EngineClosed() if asked or not row.started else EngineLost())
+            lost = row.started and not asked
+            self._fail([row], EngineLost(why) if lost else EngineClosed(why))
 
     def _work_arrives(self) -> bool:
         with self._changed:
@@ -252,6 +262,9 @@ class TransformersEngine:
     def _forward_failed(self, rows: list[Row], error: Exception) -> None:
         # The library's own words go to the log alone: the customer can do nothing with them.
         log.error("engine.forward_failed", rows=len(rows), exc_info=error)
+        if failure := gpu_failure(error):
+            self._problem = failure
+            raise _GpuFailed from error
         if is_out_of_memory(error):
             self._fail(rows, EngineFailed("The engine ran out of memory while it ran this job."))
         else:
