@@ -1,5 +1,7 @@
 """Makes a loop from a checkpoint: weights, kernels, KV memory."""
 
+import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -8,22 +10,21 @@ import structlog
 from app.catalog import Version
 from app.errors import ModelLoadFailed, UnknownArchitecture
 from workers.engines.grammar import Grammars
-from workers.engines.memory import free_bytes, is_out_of_memory, too_large
+from workers.engines.memory import is_out_of_memory, too_large
+from workers.engines.native import sizing
+from workers.engines.native.graphs import Capturing
 from workers.engines.native.loop import Loop
 from workers.engines.native.models import family, lean
-from workers.engines.native.models.llama import Llama
 from workers.engines.native.runner import ModelRunner
 from workers.engines.native.schemas import as_json
 from workers.engines.transformers import loading
 from workers.engines.transformers.engine import end_tokens
 
 # The most new tokens of a step: as much as keeps the arithmetic busy, and no more, because who
-# decodes waits for it.
-BUDGET = 256
-# Of the memory that is free when the model is loaded, so much is for keys and values.
-KV_SHARE = 0.5
-# 4 bit matrices are kept in bfloat16, too, if that takes no more of the free memory than this.
-DENSE_SHARE = 0.25
+# decodes waits for it. On an H200 arithmetic, and not memory, takes the time from some 200 tokens
+# on; but steps with prompts are no graphs, and so large ones outlast their launches also with a
+# small model. One of 2048 takes an 8B model at least 42 ms.
+BUDGET = {"cpu": 256, "cuda": 2048}
 
 log = structlog.get_logger(__name__)
 
@@ -36,8 +37,8 @@ def build(
 
     ``device`` is auto, cpu or cuda; ``context_length`` is in tokens.
     """
-    if loading.on_cuda(device):
-        raise UnknownArchitecture("The native engine has no kernels for CUDA yet.")
+    if loading.on_cuda(device) and find_spec("triton") is None:
+        raise UnknownArchitecture("The native engine needs Triton on CUDA, which is not installed.")
     weights, tokenizer = loading.load(version, models_dir=models_dir, device=device)
     try:
         return assemble(
@@ -69,14 +70,17 @@ def assemble(
     family(weights.config)
     ends = end_tokens(weights, tokenizer)
     try:
-        model = lean(weights, positions=context_length, dense=_dense_fits(weights), int8=int8)
+        dense = sizing.dense_fits(weights)
+        model = lean(weights, positions=context_length, dense=dense, int8=int8)
     except (AttributeError, TypeError) as error:
         # A model of a known kind whose parts are not those we know.
         log.warning("engine.parts_unknown", exc_info=error)
         message = "The native engine does not know all parts of this model."
         raise UnknownArchitecture(message) from error
+    on_cuda = model.device.type == "cuda"
+    budget = BUDGET[model.device.type]
     if blocks is None:
-        blocks = _blocks(model, context_length=context_length, slots=slots)
+        blocks = sizing.blocks(model, context_length=context_length, slots=slots, budget=budget)
     runner = ModelRunner(model, blocks=blocks)
     log.info(
         "engine.built",
@@ -86,14 +90,28 @@ def assemble(
         kv_tokens=blocks * model.kernels.block_size,
         kv_mib=blocks * model.block_bytes >> 20,
     )
+    if on_cuda:
+        _capture(runner, slots=slots, context_length=context_length)
     return Loop(
         runner,
         slots=slots,
         context_length=context_length,
-        budget=BUDGET,
+        budget=budget,
+        ahead=on_cuda,
         end_tokens=ends,
         grammars=_grammars(tokenizer, runner.vocabulary, ends),
     )
+
+
+def _capture(runner: ModelRunner, *, slots: int, context_length: int) -> None:
+    """Without graphs steps are slower, but right."""
+    started, width = time.monotonic(), -(-context_length // runner.block_size)
+    try:
+        graphs = runner.capture(slots=slots, width=width, capture=Capturing())
+    except RuntimeError as error:
+        log.warning("engine.no_graphs", exc_info=error)
+    else:
+        log.info("engine.captured", graphs=graphs, seconds=round(time.monotonic() - started, 1))
 
 
 def _grammars(tokenizer: Any, vocabulary: int, ends: frozenset[int]) -> Grammars | None:
@@ -106,20 +124,3 @@ def _grammars(tokenizer: Any, vocabulary: int, ends: frozenset[int]) -> Grammars
     except ValueError as error:
         log.warning("engine.no_schemas", reason=str(error))
         return None
-
-
-def _blocks(model: Llama, *, context_length: int, slots: int) -> int:
-    """As many as all slots can use, or as fit."""
-    useful = slots * -(-context_length // model.kernels.block_size)
-    fitting = int(free_bytes() * KV_SHARE) // model.block_bytes
-    if fitting < 1:
-        raise ModelLoadFailed("There is no memory left for keys and values beside the model.")
-    return min(useful, fitting)
-
-
-def _dense_fits(weights: Any) -> bool:
-    config = weights.config
-    # Roughly: what the layers' matrices have in weights, at two bytes each.
-    per_layer = config.hidden_size * (4 * config.hidden_size + 3 * config.intermediate_size)
-    needed: int = 2 * config.num_hidden_layers * per_layer
-    return needed < free_bytes() * DENSE_SHARE

@@ -1,7 +1,8 @@
 """Matrix products: several projections of the same input as one, by the kernel that is fastest.
 
-On the CPU a 4 bit matrix exists twice, where memory allows: few rows are bound by reading weights,
-so 4 bit wins; many are bound by arithmetic, where bfloat16 wins.
+On CUDA a quantized matrix stays with the kernel that gptqmodel chose. On the CPU a 4 bit matrix
+exists twice, where memory allows: few rows are bound by reading weights, so 4 bit wins; many are
+bound by arithmetic, where bfloat16 wins.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
+
+from workers.engines.native import marlin
 
 # Up to so many rows the 4 bit kernel is faster (measured: docs/engine.md).
 FEW_ROWS = 8
@@ -105,6 +108,8 @@ def fused(*modules: Any, dense: bool = True, make: Make | None = None) -> Linear
         return Beside([fused(module, dense=dense, make=make) for module in modules])
     if isinstance(modules[0], torch.nn.Linear):
         return (make or of_weight)(torch.cat([module.weight for module in modules]), _bias(modules))
+    if modules[0].qweight.is_cuda:
+        return _on_cuda(modules)
     weight = torch.cat([module.dequantize_weight().T for module in modules]).to(torch.bfloat16)
     bias = _bias(modules)
     if bias is not None:
@@ -117,6 +122,13 @@ def fused(*modules: Any, dense: bool = True, make: Make | None = None) -> Linear
     many = of_weight(weight, bias) if dense and _bfloat16_is_fast() else None
     codes = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)
     return FourBit(codes, scales, group=modules[0].group_size, bias=bias, many=many)
+
+
+def _on_cuda(modules: Sequence[Any]) -> Linear:
+    if len(modules) == 1:
+        alone: Linear = modules[0]
+        return alone
+    return marlin.together(modules) or Beside(modules)
 
 
 def _alike(modules: Sequence[Any]) -> bool:

@@ -5,6 +5,8 @@ from torch import Tensor
 
 from workers.engines.devices import sent
 from workers.engines.native.batch import Batch
+from workers.engines.native.graphs import Capture, Graphs
+from workers.engines.native.kernels import Replayable
 from workers.engines.native.models.llama import Llama
 
 
@@ -18,10 +20,31 @@ class ModelRunner:
         self.device: torch.device = model.device
         self.block_size = model.kernels.block_size
         self.block_count = blocks
-        model.allocate(blocks)
+        # One more, for the rows that only fill up a captured step.
+        model.allocate(blocks + 1)
+        self._graphs: Graphs | None = None
+
+    @torch.inference_mode()
+    def capture(self, *, slots: int, width: int, capture: Capture) -> int:
+        """From now on replay the steps in which every row decodes; returns how many graphs these
+        are, 0 where the kernels allow none. Tables have at most ``width`` blocks.
+        """
+        if not isinstance(self._model.kernels, Replayable):
+            return 0
+        self._graphs = Graphs(
+            self._model,
+            self._model.kernels,
+            rows=slots,
+            width=width,
+            spare=self.block_count,
+            capture=capture,
+        )
+        return len(self._graphs.sizes)
 
     def run(self, batch: Batch, newest: Tensor) -> Tensor:
         """The logits (W, vocabulary) of ``batch.wanted``; ``newest`` is that of the Sampler."""
+        if self._graphs is not None and self._graphs.takes(batch):
+            return self._graphs.run(batch, newest)
         step = self._model.kernels.prepare(batch, self._model.heads)
         every = len(batch.wanted) == len(batch.tokens)
         wanted = None if every else sent(batch.wanted, self.device)

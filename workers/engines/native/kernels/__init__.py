@@ -5,7 +5,7 @@ the CPU, and ``triton`` in Triton for NVIDIA GPUs. ``choose`` picks.
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import structlog
 import torch
@@ -87,6 +87,22 @@ class Kernels(Protocol):
         """Keep the new keys and values, and attend: (tokens, heads * dim).
 
         ``qkv`` (tokens, (heads + 2 * kv_heads) * dim) may be changed.
+        """
+
+
+@runtime_checkable
+class Replayable(Kernels, Protocol):
+    """Kernels whose decoding steps can be captured as CUDA graphs: what they launch depends on the
+    shapes of tensors alone.
+    """
+
+    def decoding(
+        self, heads: Heads, *, positions: Tensor, places: Tensor, lengths: Tensor, tables: Tensor
+    ) -> Any:
+        """What ``prepare`` makes of a batch with one new token a row, over tensors that stay.
+
+        All are int32 and on the device: (R,), and the tables (R, width). They may be filled anew
+        before a replay; of a table only what its row's length needs is read.
         """
 
 

@@ -25,8 +25,9 @@ class Gemma(Llama):
     def _embedded(self, tokens: Tensor) -> Tensor:
         return super()._embedded(tokens) * self._scale
 
-    def _logits(self, residual: Tensor, delta: Tensor | None, wanted: Tensor | None) -> Tensor:
-        logits = super()._logits(residual, delta, wanted)
+    def logits(self, hidden: Tensor) -> Tensor:
+        """See Llama."""
+        logits = super().logits(hidden)
         if self._softcap is None:
             return logits
         return torch.tanh(logits / self._softcap) * self._softcap

@@ -88,6 +88,11 @@ class Llama:
     def forward(self, tokens: Tensor, step: Any, wanted: Tensor | None) -> Tensor:
         """The logits (W, vocabulary) of the ``wanted`` (W,) places among ``tokens`` (T,), None for
         all; ``step`` is what ``kernels.prepare`` made of the batch.
+        """
+        return self.logits(self.hidden(tokens, step, wanted))
+
+    def hidden(self, tokens: Tensor, step: Any, wanted: Tensor | None) -> Tensor:
+        """All of ``forward`` but the head: (W, size).
 
         It asks the host for nothing, so that it can be captured as a CUDA graph.
         """
@@ -101,19 +106,20 @@ class Llama:
             x = kernels.add_norm(residual, x, layer.gate_norm)
             x = layer.down(kernels.gated(layer.gate_up(x), self._activation))
             delta = self._normed(x, layer.after_gates)
-        return self._logits(residual, delta, wanted)
+        if wanted is not None:
+            residual = residual[wanted]
+            delta = None if delta is None else delta[wanted]
+        return kernels.add_norm(residual, delta, self._norm)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The head: (W, size) to (W, vocabulary)."""
+        return self._head(hidden)
 
     def _normed(self, x: Tensor, norm: Norm | None) -> Tensor:
         return x if norm is None else self.kernels.add_norm(x, None, norm)
 
     def _embedded(self, tokens: Tensor) -> Tensor:
         return embedding(tokens, self._embedding)
-
-    def _logits(self, residual: Tensor, delta: Tensor | None, wanted: Tensor | None) -> Tensor:
-        if wanted is not None:
-            residual = residual[wanted]
-            delta = None if delta is None else delta[wanted]
-        return self._head(self.kernels.add_norm(residual, delta, self._norm))
 
     def _layer(self, layer: Any, index: int) -> Layer:
         attention, mlp = layer.self_attn, layer.mlp
