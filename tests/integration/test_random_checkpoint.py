@@ -10,7 +10,7 @@ from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from scripts.benching.engine import weights
 from scripts.benching.engine.shapes import SHAPES, Shape
-from scripts.benching.engine.static import Static
+from scripts.benching.engine.static import Static, loaded
 from scripts.benching.engine.work import Work
 
 
@@ -32,7 +32,7 @@ def small(name: str) -> Shape:
 @pytest.mark.parametrize("quantized", [True, False])
 def test_it_loads_and_generates(name: str, quantized: bool, tmp_path: Path) -> None:
     folder = weights.make(tmp_path / "model", small(name), quantized=quantized, group_size=32)
-    model = Static(folder=folder, device="cpu")
+    model = Static(*loaded(folder, "cpu"))
     work = Work(prompts=["1 2 3", "511"], tokens=3, arrivals=[0, 0], in_flight=2)
     assert [answer.tokens for answer in model.ask(work)] == [3, 3]
 

@@ -3,8 +3,10 @@
 import argparse
 import json
 import threading
+import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +25,7 @@ from workers import engines
 from workers.engines.fake import FakeBehaviour, FakeEngine
 
 TOKENS = 4
+SPEED = "&tokens_per_second=2000"
 
 
 def fake(*, tokens: int = TOKENS, more: str = "") -> partial[Product]:
@@ -199,6 +202,40 @@ def test_the_roofline_of_the_small_model_is_the_known_one(
 
 def test_a_token_of_the_large_model_has_128_kib_of_keys_and_values() -> None:
     assert shapes.SHAPES["8b"].token_bytes == 128 * 2**10
+
+
+def decoded(make: partial[Product], capsys: Any, *, seconds: float = 100) -> tuple[Any, str]:
+    """What the fake engine reaches as a large model, and what is said of it."""
+    gpu = pytest.importorskip("scripts.benching.engine.gpu")
+    found = gpu.decoding(
+        make,
+        gpu.Numbers(100),
+        name="ours",
+        batches=(4, 1),
+        rounds=2,
+        ends=time.monotonic() + seconds,
+        notes=Notes(),
+    )
+    return found, capsys.readouterr().err
+
+
+def test_a_large_model_is_measured_in_each_batch(capsys: pytest.CaptureFixture[str]) -> None:
+    found, said = decoded(fake(tokens=500, more=SPEED), capsys)
+    assert {batch: len(values) for batch, values in found.items()} == {4: 2, 1: 2}
+    assert "ours, 4 at once" in said
+
+
+def test_a_batch_that_fails_does_not_lose_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    # The first batch warms up with four requests, the other needs five in all.
+    found, said = decoded(fake(tokens=500, more=f"{SPEED}&fail_every=6"), capsys)
+    assert set(found) == {1}
+    assert "ours, 4 at once: " in said
+
+
+def test_when_time_is_up_nothing_more_begins(capsys: pytest.CaptureFixture[str]) -> None:
+    found, said = decoded(fake(tokens=500), capsys, seconds=0)
+    assert found == {}
+    assert "no time is left for [4, 1] at once" in said
 
 
 def test_without_a_device_the_gpu_bench_says_so(capsys: pytest.CaptureFixture[str]) -> None:

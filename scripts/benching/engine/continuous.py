@@ -2,14 +2,11 @@
 
 import logging
 import threading
-from pathlib import Path
+from typing import Any
 
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
-from app.catalog import Version
-from app.errors import ModelLoadFailed
 from scripts.benching.engine.work import Answer, Failed, Flight, Work
-from workers.engines.transformers import loading
 
 # Room for every request of the bench at once. Left alone, it takes six tenths of the memory.
 PAGE_TOKENS = 256
@@ -20,16 +17,11 @@ POLL_SECONDS = 0.5
 
 
 class Continuous:
-    """The model as the transformers engine loads it, under ContinuousBatchingManager."""
+    """A model that is loaded, under ContinuousBatchingManager."""
 
-    def __init__(self, *, folder: Path, slots: int, device: str) -> None:
-        """Load ``folder`` on ``device`` and start the manager; raises Failed."""
-        try:
-            model, self._tokenizer = loading.load(
-                Version(source=str(folder)), models_dir=folder, device=device
-            )
-        except ModelLoadFailed as error:
-            raise Failed(error.message) from error
+    def __init__(self, model: Any, tokenizer: Any, *, slots: int) -> None:
+        """Start the manager."""
+        self._tokenizer = tokenizer
         logging.getLogger("ContinuousBatchingLogger").setLevel(logging.ERROR)
         self._manager = model.init_continuous_batching(
             generation_config=GenerationConfig(

@@ -35,17 +35,26 @@ def entries(*, ours: str, folder: Path, llama: tuple[Path, Path] | None) -> dict
 def static(folder: Path, device: str) -> Contestant:
     """transformers' ``generate``."""
     forget_waiting()
-    from scripts.benching.engine.static import Static
+    from scripts.benching.engine.static import Static, loaded
 
-    return Static(folder=folder, device=device)
+    return Static(*loaded(folder, device))
 
 
 def continuous(folder: Path, device: str) -> Contestant:
     """transformers' continuous batching."""
     forget_waiting()
     from scripts.benching.engine.continuous import Continuous
+    from scripts.benching.engine.static import loaded
 
-    return Continuous(folder=folder, slots=SLOTS, device=device)
+    return Continuous(*loaded(folder, device), slots=SLOTS)
+
+
+def theirs(folder: Path, device: str) -> Contestant:
+    """Both, for one model that is loaded once."""
+    forget_waiting()
+    from scripts.benching.engine.theirs import Theirs
+
+    return Theirs(folder=folder, slots=SLOTS, device=device)
 
 
 def llama_server(binary: Path, gguf: Path) -> Contestant:

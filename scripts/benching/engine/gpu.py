@@ -1,37 +1,70 @@
 """Large models on a CUDA device: random weights in the shape of real ones.
 
-One contestant after the other, since each fills the device's memory with keys and values.
+One contestant after the other, since each fills the device's memory with keys and values. Ours
+comes first with all models: when time is up, what lacks is what it is compared with.
 """
 
 import argparse
 import random
 import sys
 import tempfile
-from collections.abc import Callable
-from functools import partial
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
 
-from scripts.benching.engine import weights
+from scripts.benching.engine import kernels, weights
 from scripts.benching.engine.contest import started
-from scripts.benching.engine.entries import Make, continuous, static
+from scripts.benching.engine.entries import Make, theirs
 from scripts.benching.engine.host import Host
 from scripts.benching.engine.product import Product
-from scripts.benching.engine.shapes import SHAPES
+from scripts.benching.engine.shapes import SHAPES, Shape
 from scripts.benching.engine.work import Failed, Work
 from scripts.benching.figures import Figure, higher_is_better
 from scripts.benching.notes import Notes
 
 DEVICE = "cuda"
 OURS = "native"
-BATCHES = (1, 64, 256, 512)
+# The largest first: the others find their prompts among its.
+BATCHES = (512, 256, 64, 1)
+# ``generate``, before continuous batching changes the model's attention.
+THEIR_BATCHES = (1, 512, 256, 64)
 # A request's context grows from its prompt on; this is the mean over its new tokens.
 CONTEXT = 500
 NEW_TOKENS = 128
 PROMPT_TOKENS = CONTEXT - NEW_TOKENS // 2
+# Enough to compile and capture whatever a batch needs.
+WARM_TOKENS = 4
+# After so long nothing new begins: with what is under way it is less than ten minutes.
+SECONDS = 500
+ANSWER_SECONDS = 90
 
 Rates = dict[int, list[float]]  # batch -> tokens per second, a value for each round
+
+
+@dataclass
+class Candidate:
+    """A model in one kind of weights, and what was found of it."""
+
+    shape: Shape
+    name: str
+    kind: str
+    folder: Path
+    ours: Rates = field(default_factory=dict)
+    theirs: Rates = field(default_factory=dict)
+
+    @property
+    def quantized(self) -> bool:
+        """Whether its layers are GPTQ's."""
+        return self.kind == "gptq"
+
+    @cached_property
+    def numbers(self) -> "Numbers":
+        """What is asked of it."""
+        return Numbers(self.shape.vocab_size)
 
 
 def run(options: argparse.Namespace, notes: Notes) -> list[Figure]:
@@ -39,99 +72,148 @@ def run(options: argparse.Namespace, notes: Notes) -> list[Figure]:
     if not torch.cuda.is_available():
         notes.say("✗ There is no CUDA device here, so --gpu has nothing to measure.")
         sys.exit(2)
-    return [
-        figure
-        for name in SHAPES
-        for kind in ("gptq", "bf16")
-        for figure in one_model(name, kind, options=options, notes=notes)
-    ]
+    ends = time.monotonic() + SECONDS
+    with (
+        tempfile.TemporaryDirectory(prefix="gptqueue-bench-") as scratch,
+        kernels.compiling() as compiling,
+    ):
+        candidates = [
+            Candidate(SHAPES[name], name, kind, Path(scratch) / f"{name}-{kind}")
+            # While the kernel of the quantized ones is compiled, the others are measured.
+            for kind in ("bf16", "gptq")
+            for name in SHAPES
+        ]
+        for each in candidates:
+            if each.quantized:
+                kernels.wait(compiling, notes)
+            if made(each, notes):
+                each.ours = decoding(
+                    ours(options.engine or OURS, each.folder),
+                    each.numbers,
+                    name=f"ours, {each.name} {each.kind}",
+                    batches=BATCHES,
+                    rounds=options.rounds,
+                    ends=ends,
+                    notes=notes,
+                )
+        for each in candidates:
+            if each.ours:
+                each.theirs = decoding(
+                    partial(theirs, each.folder, DEVICE),
+                    each.numbers,
+                    name=f"transformers, {each.name} {each.kind}",
+                    batches=THEIR_BATCHES,
+                    rounds=1,
+                    ends=ends,
+                    notes=notes,
+                )
+    return [figure for each in candidates for figure in figures(each)]
 
 
-def one_model(name: str, kind: str, *, options: argparse.Namespace, notes: Notes) -> list[Figure]:
-    """All contestants with one checkpoint."""
-    shape, quantized = SHAPES[name], kind == "gptq"
-    ours = options.engine or OURS
-    with tempfile.TemporaryDirectory(prefix="gptqueue-bench-") as scratch:
-        with notes.doing(f"making the checkpoint {name} {kind}"):
-            folder = weights.make(Path(scratch) / "model", shape, quantized=quantized)
-        rates = {
-            side: decoding(make, Numbers(shape.vocab_size, options.rounds), side, notes=notes)
-            for side, make in contestants(ours, folder).items()
-        }
-    roofline = partial(shape.roofline, context=CONTEXT, quantized=quantized)
-    return figures(f"gpu_{name}_{kind}", rates, lambda batch: roofline(batch=batch))
+def made(candidate: Candidate, notes: Notes) -> bool:
+    """Write its checkpoint; whether there was room for it."""
+    try:
+        with notes.doing(f"making the checkpoint {candidate.name} {candidate.kind}"):
+            weights.make(candidate.folder, candidate.shape, quantized=candidate.quantized)
+    except (OSError, RuntimeError) as error:
+        notes.say(f"{candidate.name} {candidate.kind} is out: {error}")
+        return False
+    finally:
+        torch.cuda.empty_cache()
+    return True
 
 
-def contestants(ours: str, folder: Path) -> dict[str, Make]:
-    """Our engine, ``generate`` and transformers' continuous batching."""
-    return {
-        "ours": partial(Product, ours, folder=folder, slots=max(BATCHES), device=DEVICE),
-        "generate": partial(static, folder, DEVICE),
-        "continuous": partial(continuous, folder, DEVICE),
-    }
+def ours(engine: str, folder: Path) -> Make:
+    """Our engine with a checkpoint."""
+    return partial(Product, engine, folder=folder, slots=max(BATCHES), device=DEVICE)
 
 
 class Numbers:
-    """Prompts of PROMPT_TOKENS random tokens, for checkpoints of ``weights``."""
+    """Prompts of PROMPT_TOKENS random tokens, for checkpoints of ``weights``.
 
-    def __init__(self, vocabulary: int, rounds: int) -> None:
-        self.rounds = rounds
-        self._vocabulary = vocabulary
-        self._random = random.Random(0)
+    They are the same in every batch, so that who keeps keys and values computes them only once;
+    what is measured is the decoding after them.
+    """
+
+    def __init__(self, vocabulary: int) -> None:
+        numbers, words = random.Random(0), list(map(str, range(vocabulary)))
+        self._prompts = [
+            " ".join(numbers.choices(words, k=PROMPT_TOKENS)) for _ in range(max(BATCHES))
+        ]
 
     def work(self, batch: int, tokens: int) -> Work:
-        """So many at once, none like one before."""
+        """So many at once."""
         return Work(
-            prompts=[self._prompt() for _ in range(batch)],
+            prompts=self._prompts[:batch],
             tokens=tokens,
             arrivals=[0.0] * batch,
             in_flight=batch,
         )
 
-    def _prompt(self) -> str:
-        words = self._random.choices(range(self._vocabulary), k=PROMPT_TOKENS)
-        return " ".join(map(str, words))
 
-
-def decoding(make: Make, numbers: Numbers, side: str, *, notes: Notes) -> Rates:
-    """What one contestant reaches; ``generate`` takes one request at a time."""
+def decoding(
+    make: Make,
+    numbers: Numbers,
+    *,
+    name: str,
+    batches: Sequence[int],
+    rounds: int,
+    ends: float,
+    notes: Notes,
+) -> Rates:
+    """What one contestant reaches until the time ``ends`` (monotonic seconds). It is started again
+    behind a batch in which it fails.
+    """
     rates: Rates = {}
-    try:
-        with started({side: make}, ours="", notes=notes) as hosts:
-            for batch in BATCHES[:1] if side == "generate" else BATCHES:
-                for host in hosts:
-                    rates[batch] = rounds(host, numbers, batch)
-                    notes.say(f"{side}, {batch} at once: {max(rates[batch]):,.0f} tokens/s")
-    except Failed as error:
-        notes.say(f"{side} is out: {error}")
+    left = list(batches)
+    while left and time.monotonic() < ends:
+        try:
+            with started({name: make}, ours="", notes=notes) as hosts:
+                if not hosts:
+                    return rates
+                while left and time.monotonic() < ends:
+                    batch = left.pop(0)
+                    rates[batch] = decode_rates(hosts[0], numbers, batch, rounds=rounds)
+                    notes.say(f"{name}, {batch} at once: {max(rates[batch]):,.0f} tokens/s")
+        except Failed as error:
+            notes.say(f"{name}, {batch} at once: {error}")
+    if left:
+        notes.say(f"{name}: no time is left for {left} at once")
     return rates
 
 
-def rounds(host: Host, numbers: Numbers, batch: int) -> list[float]:
-    """Tokens per second of each round, the first, which compiles and captures, left out."""
-    return [decode_rate(host, numbers, batch) for _ in range(numbers.rounds + 1)][1:]
+def decode_rates(host: Host, numbers: Numbers, batch: int, *, rounds: int) -> list[float]:
+    """Tokens per second of each round, without the prompts: what NEW_TOKENS more cost than a first
+    token alone.
+    """
+
+    def seconds(tokens: int) -> float:
+        answers = host.ask(numbers.work(batch, tokens), seconds=ANSWER_SECONDS)
+        return max(answer.ended for answer in answers)
+
+    seconds(WARM_TOKENS)
+    rates = []
+    for _ in range(rounds):
+        first = seconds(1)
+        rates.append(batch * NEW_TOKENS / (seconds(NEW_TOKENS + 1) - first))
+    return rates
 
 
-def decode_rate(host: Host, numbers: Numbers, batch: int) -> float:
-    """Without the prompts: what NEW_TOKENS more cost than a first token alone."""
-    first = max(answer.ended for answer in host.ask(numbers.work(batch, 1)))
-    everything = max(answer.ended for answer in host.ask(numbers.work(batch, NEW_TOKENS + 1)))
-    return batch * NEW_TOKENS / (everything - first)
-
-
-def figures(prefix: str, rates: dict[str, Rates], roofline: Callable[[int], float]) -> list[Figure]:
+def figures(candidate: Candidate) -> list[Figure]:
     """Ours beside the roofline (the ratio is the fraction of it), ``generate`` and continuous."""
+    roofline: Callable[..., float] = partial(
+        candidate.shape.roofline, context=CONTEXT, quantized=candidate.quantized
+    )
     found = []
-    for batch, values in rates["ours"].items():
+    for batch, values in sorted(candidate.ours.items()):
         beside = {
-            "": [roofline(batch)],
-            "_generate": rates["generate"].get(1),
-            "_continuous": rates["continuous"].get(batch),
+            "": [roofline(batch=batch)],
+            "_generate": candidate.theirs.get(1),
+            "_continuous": candidate.theirs.get(batch) if batch > 1 else None,
         }
+        prefix = f"gpu_{candidate.name}_{candidate.kind}_{batch}"
         found += [
-            higher_is_better(
-                f"{prefix}_{batch}{name}", "tokens/s", values=values, baselines=baselines
-            )
+            higher_is_better(f"{prefix}{name}", "tokens/s", values=values, baselines=baselines)
             for name, baselines in beside.items()
             if baselines
         ]

@@ -33,10 +33,12 @@ class Host:
             self.close()
             raise
 
-    def ask(self, work: Work) -> list[Answer]:
-        """Have the contestant do this; raises Failed also when it came up with other tokens."""
+    def ask(self, work: Work, *, seconds: float = 2 * PATIENCE_SECONDS) -> list[Answer]:
+        """Have the contestant do this; raises Failed also when it came up with other tokens, or
+        took longer than so many ``seconds``.
+        """
         self._ours.send(work)
-        return self._checked(self._receive(2 * PATIENCE_SECONDS), work)
+        return self._checked(self._receive(seconds), work)
 
     def peak_bytes(self, work: Work) -> int:
         """The most resident memory of the process and its children while it does this work."""

@@ -7,6 +7,7 @@ done, and only then look who has come in the meantime. With one request at a tim
 
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import GenerationConfig
@@ -19,16 +20,19 @@ from workers.engines.transformers import loading
 PADDING = 0
 
 
-class Static:
-    """The model as the transformers engine loads it."""
+def loaded(folder: Path, device: str) -> tuple[Any, Any]:
+    """Model and tokenizer as the transformers engine loads them; raises Failed."""
+    try:
+        return loading.load(Version(source=str(folder)), models_dir=folder, device=device)
+    except ModelLoadFailed as error:
+        raise Failed(error.message) from error
 
-    def __init__(self, *, folder: Path, device: str) -> None:
-        """Load ``folder`` on ``device``; raises Failed."""
-        try:
-            version = Version(source=str(folder))
-            self._model, self._tokenizer = loading.load(version, models_dir=folder, device=device)
-        except ModelLoadFailed as error:
-            raise Failed(error.message) from error
+
+class Static:
+    """A model that is loaded."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self._model, self._tokenizer = model, tokenizer
 
     def ask(self, work: Work) -> list[Answer]:
         """Batches of those that have arrived, ``in_flight`` at most."""

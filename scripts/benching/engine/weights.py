@@ -63,7 +63,12 @@ def _weights(model: Any, group_size: int) -> dict[str, Tensor]:
 def _plain(name: str, shape: torch.Size) -> Tensor:
     if "norm" in name:
         return torch.ones(shape, dtype=torch.bfloat16)
-    return torch.empty(shape, dtype=torch.bfloat16).normal_(std=SPREAD)
+    return torch.empty(shape, dtype=torch.bfloat16, device=_device()).normal_(std=SPREAD).cpu()
+
+
+def _device() -> str:
+    """A processor takes minutes for billions of random numbers."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _packed(shape: torch.Size, group_size: int) -> dict[str, Tensor]:
@@ -73,7 +78,7 @@ def _packed(shape: torch.Size, group_size: int) -> dict[str, Tensor]:
     limit = 2**31
     words = (in_features // PER_WORD, out_features)
     return {
-        "qweight": torch.randint(-limit, limit, words, dtype=torch.int32),
+        "qweight": torch.randint(-limit, limit, words, dtype=torch.int32, device=_device()).cpu(),
         "qzeros": torch.full((groups, out_features // PER_WORD), ZEROS, dtype=torch.int32),
         "scales": torch.full((groups, out_features), SPREAD / EVEN_SPREAD, dtype=torch.float16),
         "g_idx": torch.arange(in_features, dtype=torch.int32) // group_size,
