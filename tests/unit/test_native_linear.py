@@ -7,7 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from workers.engines.native.kernels import Kernels, choose
+from workers.engines.native.kernels.reference import ReferenceKernels
 from workers.engines.native.linear import fused
+
+CPU = torch.device("cpu")
 
 
 def packed(values: Tensor, bits: int) -> Tensor:
@@ -51,6 +55,11 @@ def true(module: Any, x: Tensor) -> Tensor:
     return product if module.bias is None else product + module.bias.float()
 
 
+@pytest.fixture(scope="module", params=["best", "reference"])
+def kernels(request: pytest.FixtureRequest) -> Kernels:
+    return choose(CPU, sizes=(16,)) if request.param == "best" else ReferenceKernels(CPU)
+
+
 @pytest.mark.parametrize("rows", [1, 8, 9, 40])
 @pytest.mark.parametrize("dense", [True, False])
 @pytest.mark.parametrize(
@@ -74,12 +83,12 @@ def true(module: Any, x: Tensor) -> Tensor:
 )
 @torch.inference_mode()
 def test_a_product_is_that_of_the_dequantized_weights(
-    kinds: list[dict[str, Any] | None], dense: bool, rows: int
+    kinds: list[dict[str, Any] | None], kernels: Kernels, dense: bool, rows: int
 ) -> None:
     torch.manual_seed(0)
     modules = [plain() if kind is None else gptq(**kind) for kind in kinds]
     size = 128 if kinds[0] is None else modules[0].in_features
     x = torch.randn(rows, size).to(torch.bfloat16)
-    got = fused(*modules, dense=dense)(x).float()
+    got = fused(*modules, kernels=kernels, dense=dense)(x).float()
     wanted = torch.cat([true(module, x) for module in modules], dim=-1)
     assert float((got - wanted).norm() / wanted.norm()) < 0.01

@@ -1,7 +1,8 @@
 """Matrix products: several projections of the same input as one, by the kernel that is fastest.
 
-On CUDA a quantized matrix stays with the kernel that gptqmodel chose. On the CPU a 4 bit matrix
-exists twice, where memory allows: few rows are bound by reading weights, so 4 bit wins; many are
+On CUDA a quantized matrix stays with the kernel that gptqmodel chose. On the CPU 4 bit matrices have
+a kernel of ours where the processor can do it (``kernels/fourbit.c``). Elsewhere they exist twice,
+where memory allows: few rows are bound by reading weights, so PyTorch's 4 bit kernel wins; many are
 bound by arithmetic, where bfloat16 wins.
 """
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from workers.engines.native import marlin
+from workers.engines.native.kernels import Codes, Kernels
 
 # Up to so many rows the 4 bit kernel is faster (measured: docs/engine.md).
 FEW_ROWS = 8
@@ -21,7 +23,7 @@ FEW_ROWS = 8
 class Linear(Protocol):
     """``x @ weight.T + bias``."""
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, /) -> Tensor:
         """(rows, in) to (rows, out), of the same dtype."""
 
 
@@ -58,23 +60,16 @@ class Packed:
 
 
 class FourBit:
-    """A GPTQ matrix on the CPU: 4 bit codes for few rows, and dense for many."""
+    """A GPTQ matrix on the CPU by PyTorch: 4 bit codes for few rows, and dense for many."""
 
-    def __init__(
-        self,
-        codes: Tensor,
-        scales: Tensor,
-        *,
-        group: int,
-        bias: Tensor | None,
-        many: Linear | None,
-    ) -> None:
-        """``codes`` and ``scales`` as PyTorch's int4 kernel packs them; ``group`` is how many
-        weights share a scale; ``many`` None: always 4 bit.
-        """
-        self._codes, self._scales, self._group = codes, scales, group
-        self._bias = bias
-        self._many = many
+    def __init__(self, matrix: Codes, *, many: Linear | None) -> None:
+        """``many`` None: always 4 bit."""
+        # PyTorch computes scale * (code - 8) + offset.
+        scales = matrix.scales.to(torch.bfloat16)
+        offsets = (8 - matrix.zeros).to(torch.bfloat16) * scales
+        self._scales = torch.stack([scales, offsets], dim=-1)
+        self._codes = torch.ops.aten._convert_weight_to_int4pack_for_cpu(matrix.codes, 1)
+        self._group, self._bias, self._many = matrix.group, matrix.bias, many
 
     def __call__(self, x: Tensor) -> Tensor:
         """See Linear."""
@@ -97,31 +92,32 @@ class Beside:
         return torch.cat([part(x) for part in self._parts], dim=-1)
 
 
-def fused(*modules: Any, dense: bool = True, make: Make | None = None) -> Linear:
+def fused(*modules: Any, kernels: Kernels, dense: bool = True, make: Make | None = None) -> Linear:
     """One Linear for modules with the same input, outputs side by side.
 
     The modules are torch's or gptqmodel's; their weights may be freed afterwards. ``dense`` says
-    whether there is memory for 4 bit matrices in bfloat16, too; ``make`` makes what is not
-    quantized, None for ``of_weight``.
+    whether there is memory for 4 bit matrices in bfloat16, too, where ``kernels`` have no product;
+    ``make`` makes what is not quantized, None for ``of_weight``.
     """
     if not _alike(modules):
-        return Beside([fused(module, dense=dense, make=make) for module in modules])
+        each = [fused(module, kernels=kernels, dense=dense, make=make) for module in modules]
+        return Beside(each)
     if isinstance(modules[0], torch.nn.Linear):
         return (make or of_weight)(torch.cat([module.weight for module in modules]), _bias(modules))
     if modules[0].qweight.is_cuda:
         return _on_cuda(modules)
-    weight = torch.cat([module.dequantize_weight().T for module in modules]).to(torch.bfloat16)
-    bias = _bias(modules)
-    if bias is not None:
-        bias = bias.to(torch.bfloat16)  # gptqmodel keeps it in float16, which oneDNN does not mix
     if not all(map(_four_bit, modules)):
-        return of_weight(weight, bias)
-    packed = [_packed(module) for module in modules]
-    scales = torch.cat([scales for _, scales in packed], dim=1).contiguous()
-    codes = torch.cat([codes for codes, _ in packed])
-    many = of_weight(weight, bias) if dense and _bfloat16_is_fast() else None
-    codes = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)
-    return FourBit(codes, scales, group=modules[0].group_size, bias=bias, many=many)
+        return _dequantized(modules)
+    matrix = _codes(modules)
+    many = dense and _bfloat16_is_fast()
+    return kernels.four_bit(matrix) or FourBit(matrix, many=_dequantized(modules) if many else None)
+
+
+def _dequantized(modules: Sequence[Any]) -> Linear:
+    weight = torch.cat([module.dequantize_weight().T for module in modules])
+    bias = _bias(modules)
+    # gptqmodel keeps them in float16, which oneDNN does not mix.
+    return of_weight(weight.to(torch.bfloat16), None if bias is None else bias.to(torch.bfloat16))
 
 
 def _on_cuda(modules: Sequence[Any]) -> Linear:
@@ -168,16 +164,19 @@ def _four_bit(module: Any) -> bool:
     return module.bits == 4 and whole and in_order
 
 
-def _packed(module: Any) -> tuple[Tensor, Tensor]:
-    """The codes (out, in) int32, and scales with offsets (groups, out, 2) bfloat16.
-
-    PyTorch's kernel computes ``scale * (code - 8) + offset``; GPTQ means ``scale * (code - zero)``.
-    """
+def _codes(modules: Sequence[Any]) -> Codes:
+    """Modules of 4 bits as one matrix."""
     shifts = torch.arange(0, 32, 4, dtype=torch.int32)
-    codes = (module.qweight.unsqueeze(1) >> shifts.view(1, 8, 1)) & 15
-    zeros = (module.qzeros.unsqueeze(2) >> shifts.view(1, 1, 8)) & 15
-    scales = module.scales.to(torch.bfloat16)
-    zeros = zeros.reshape(len(scales), -1)[:, : scales.shape[1]]
-    offsets = (8 - zeros).to(torch.bfloat16) * scales
-    weight = codes.reshape(-1, codes.shape[-1])[: module.in_features].T
-    return weight.to(torch.int32), torch.stack([scales, offsets], dim=-1)
+    codes, zeros = [], []
+    for module in modules:
+        words = (module.qweight.unsqueeze(1) >> shifts.view(1, 8, 1)) & 15
+        codes.append(words.flatten(0, 1)[: module.in_features].T)
+        words = (module.qzeros.unsqueeze(2) >> shifts.view(1, 1, 8)) & 15
+        zeros.append(words.flatten(1)[:, : module.scales.shape[1]])
+    return Codes(
+        torch.cat(codes).contiguous(),
+        torch.cat([module.scales for module in modules], dim=1),
+        torch.cat(zeros, dim=1),
+        group=modules[0].group_size,
+        bias=_bias(modules),
+    )

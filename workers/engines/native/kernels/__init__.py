@@ -4,6 +4,7 @@
 the CPU, and ``triton`` in Triton for NVIDIA GPUs. ``choose`` picks.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -66,6 +67,21 @@ class LayerCache:
     values: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """A GPTQ matrix of 4 bits: a weight is ``scale * (code - zero)``.
+
+    ``codes`` (out, in), ``scales`` and ``zeros`` (groups, out), ``bias`` (out,); ``group`` weights
+    of an output, neighbours, share a scale and a zero.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    zeros: Tensor
+    group: int
+    bias: Tensor | None
+
+
 class Kernels(Protocol):
     """The operations of one device; tensors are of the model's dtype unless said otherwise."""
 
@@ -88,6 +104,9 @@ class Kernels(Protocol):
 
         ``qkv`` (tokens, (heads + 2 * kv_heads) * dim) may be changed.
         """
+
+    def four_bit(self, matrix: Codes) -> Callable[[Tensor], Tensor] | None:
+        """``x @ weight.T + bias`` of bfloat16 (rows, in), None where PyTorch's is the best."""
 
 
 @runtime_checkable

@@ -1,6 +1,6 @@
-"""The kernels of the CPU: ``kernels.c``, compiled for this processor when an engine starts.
+"""The kernels of the CPU: ``kernels.c`` and ``fourbit.c``, compiled when an engine starts.
 
-Compiling takes about a second, so nothing is kept that could be stale.
+Compiling for this processor takes about a second, so nothing is kept that could be stale.
 """
 
 import ctypes
@@ -17,10 +17,12 @@ import torch
 from torch import Tensor
 
 from workers.engines.native.batch import Batch
-from workers.engines.native.kernels import Attention, Heads, LayerCache, Norm
+from workers.engines.native.kernels import Attention, Codes, Heads, LayerCache, Norm, fourbit
+from workers.engines.native.kernels.fourbit import FourBitProduct, Means
+from workers.engines.native.kernels.pages import Pages
 from workers.engines.native.wire import Ids
 
-SOURCE = Path(__file__).with_name("kernels.c")
+SOURCES = [str(Path(__file__).with_name(name)) for name in ("kernels.c", "fourbit.c")]
 COMPILERS = ("cc", "gcc", "clang")
 PATIENCE_SECONDS = 120
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
@@ -59,7 +61,9 @@ class CompiledKernels:
 
     def __init__(self) -> None:
         """Raises NoCompiler."""
-        self._library = _compiled()
+        self.library = _compiled()
+        self.means = Means(self.library.four_bit_means())
+        self.pages = Pages()
 
     def cache(self, blocks: int, heads: Heads, dtype: torch.dtype) -> LayerCache:
         """The memory of one layer; see Kernels.cache."""
@@ -73,7 +77,7 @@ class CompiledKernels:
         tile_rows, tile_firsts = np.empty((2, len(batch.tokens)), np.int32)
         kept = (batch.positions, batch.places, batch.starts, tables, tile_rows, tile_firsts)
         positions, places, starts, table, rows, firsts = (each.ctypes.data for each in kept)
-        tiles = self._library.tile(starts, len(batch.slots), rows, firsts)
+        tiles = self.library.tile(starts, len(batch.slots), rows, firsts)
         struct = _Step(
             tokens=len(batch.tokens),
             heads=heads.heads,
@@ -156,8 +160,14 @@ class CompiledKernels:
         )
         return out
 
+    def four_bit(self, matrix: Codes) -> FourBitProduct | None:
+        """See Kernels.four_bit."""
+        if self.means is Means.NONE or not fourbit.takes(matrix):
+            return None
+        return FourBitProduct(self.library, matrix, means=self.means, pages=self.pages)
+
     def _of(self, name: str, x: Tensor) -> Any:
-        return getattr(self._library, f"{PREFIXES[x.dtype]}_{name}")
+        return getattr(self.library, f"{PREFIXES[x.dtype]}_{name}")
 
 
 def _compiled() -> ctypes.CDLL:
@@ -176,7 +186,7 @@ def _compiled() -> ctypes.CDLL:
 def _library(compiler: str) -> ctypes.CDLL:
     with tempfile.TemporaryDirectory(prefix="gptqueue-") as folder:
         target = Path(folder) / "kernels.so"
-        command = [compiler, *FLAGS, str(SOURCE), "-o", str(target), "-lm"]
+        command = [compiler, *FLAGS, *SOURCES, "-o", str(target), "-lm"]
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS
         )
@@ -201,3 +211,4 @@ def _declare(library: ctypes.CDLL) -> None:
         for name, types in kinds.items():
             function = getattr(library, f"{prefix}_{name}")
             function.argtypes, function.restype = types, None
+    fourbit.declare(library)

@@ -1,5 +1,6 @@
 """The kernels in plain PyTorch, for any device: slow, and what the others are measured against."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -8,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, scaled_dot_product_attention, silu
 
 from workers.engines.native.batch import Batch
-from workers.engines.native.kernels import Attention, Heads, LayerCache, Norm
+from workers.engines.native.kernels import Attention, Codes, Heads, LayerCache, Norm
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,10 @@ class ReferenceKernels:
         """See int8.Rows."""
         wide = product * scales.unsqueeze(1)
         return (wide if bias is None else wide + bias).to(dtype)
+
+    def four_bit(self, matrix: Codes) -> Callable[[Tensor], Tensor] | None:
+        """See Kernels.four_bit."""
+        return None
 
     def _attend_row(
         self, queries: Tensor, step: Step, row: int, attention: Attention, cache: LayerCache

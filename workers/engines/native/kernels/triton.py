@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from workers.engines.native.batch import Batch
-from workers.engines.native.kernels import Attention, Heads, LayerCache, Norm, triton_step
+from workers.engines.native.kernels import Attention, Codes, Heads, LayerCache, Norm, triton_step
 from workers.engines.native.kernels import triton_attention as attention_kernels
 from workers.engines.native.kernels import triton_rows as rows
 from workers.engines.native.kernels.triton_step import BLOCK_SIZE, Step
@@ -70,6 +70,9 @@ class TritonKernels:
         rows.place(step, qkv, attention=attention, cache=cache)
         attended = attention_kernels.ragged if step.tiles else attention_kernels.decoded
         return attended(step, qkv, attention=attention, cache=cache)
+
+    def four_bit(self, matrix: Codes) -> None:
+        """See Kernels.four_bit: Marlin multiplies on CUDA."""
 
     def _shared(self, step: Step, heads: Heads) -> Step:
         splits = triton_step.splits(step.tables, heads, processors=self._processors)

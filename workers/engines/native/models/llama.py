@@ -134,7 +134,7 @@ class Llama:
         )
 
     def _fused(self, *modules: Any) -> Linear:
-        return fused(*modules, dense=self._dense, make=self._make)
+        return fused(*modules, kernels=self.kernels, dense=self._dense, make=self._make)
 
     def _attention(self, attention: Any, index: int) -> Attention:
         config = self._config
