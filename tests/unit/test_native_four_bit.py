@@ -78,10 +78,11 @@ def test_a_row_has_the_same_product_in_any_company(kernels: CompiledKernels, mea
 
 def test_every_means_and_pytorch_agree(kernels: CompiledKernels, means: Means) -> None:
     torch.manual_seed(0)
-    codes = matrix(48, symmetric=False)
+    codes = matrix(48)  # symmetric: PyTorch rounds what zeros add
     x = torch.randn(20, SIZE).to(torch.bfloat16)
     wanted = FourBit(codes, many=None)(x)
-    assert torch.allclose(by(means, kernels, codes)(x), wanted, rtol=2e-2, atol=1e-3)
+    # Different sums in float32 are rounded to neighbours in bfloat16 now and then.
+    assert torch.allclose(by(means, kernels, codes)(x), wanted, rtol=2**-7, atol=1e-4)
 
 
 def test_groups_that_are_no_whole_steps_are_left_to_pytorch(kernels: CompiledKernels) -> None:
