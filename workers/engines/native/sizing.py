@@ -16,8 +16,8 @@ CPU_SHARE = 0.5
 # On CUDA: of the whole device, all that this process has included. The rest is for what a trial
 # does not see: the sampler, captured graphs, memory in pieces too small.
 CUDA_SHARE = 0.9
-# 4 bit matrices that our kernels cannot multiply are kept in bfloat16, too, if that takes no more of
-# the free memory than this.
+# 4 bit matrices that our kernels cannot multiply are kept in bfloat16, too, if that takes no more
+# of the free memory than this.
 DENSE_SHARE = 0.25
 
 
