@@ -12,13 +12,20 @@ from app.errors import UnknownModel
 Name = Annotated[str, Field(pattern=re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$"))]
 Micros = Annotated[int, Field(ge=0, strict=True)]
 
+# The engines of which one worker serves a model and its adapters.
+ADAPTING = ("native", "fake")
+
 
 class Version(BaseModel):
-    """One immutable version of a model: where its weights are and what runs them."""
+    """One immutable version of a model: where its weights are and what runs them.
+
+    With a ``base`` it is a LoRA adapter of the model of that name, whose workers serve it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: str
+    base: Name | None = None
     revision: str | None = None
     engine: Literal["native", "transformers", "openai", "fake"] = "native"
     served_name: str | None = None
@@ -34,6 +41,13 @@ class Version(BaseModel):
     def _quantization_of_ours(self) -> "Version":
         if self.quantization is not None and self.engine != "native":
             raise ValueError('quantization is for the engine "native" only')
+        return self
+
+    @model_validator(mode="after")
+    def _adapter(self) -> "Version":
+        of_the_base = {"engine", "revision", "served_name", "quantization"} & self.model_fields_set
+        if self.base is not None and of_the_base:
+            raise ValueError(f"an adapter has no {min(of_the_base)}: its base says what runs it")
         return self
 
     def local_path(self, models_dir: Path) -> Path | None:
@@ -62,6 +76,11 @@ class Model(BaseModel):
             raise ValueError(f"version {self.version!r} is not among {sorted(self.versions)}")
         return self
 
+    @property
+    def current(self) -> Version:
+        """The version that new jobs get."""
+        return self.versions[self.version]
+
 
 class Catalog(BaseModel):
     """Every model in the file, enabled or not."""
@@ -69,6 +88,42 @@ class Catalog(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     models: dict[Name, Model]
+
+    @model_validator(mode="after")
+    def _adapters_have_their_bases(self) -> "Catalog":
+        for name, model in self.models.items():
+            for number, version in model.versions.items():
+                if version.base is not None:
+                    self._check_base(model, version.base, f"{name}, version {number}")
+        return self
+
+    def _check_base(self, adapter: Model, name: str, entry: str) -> None:
+        base = self.models.get(name)
+        if base is None:
+            raise ValueError(f"{entry}: its base {name} is not in the catalog")
+        if any(version.base is not None for version in base.versions.values()):
+            raise ValueError(f"{entry}: its base {name} is an adapter itself")
+        if base.current.engine not in ADAPTING:
+            raise ValueError(
+                f'{entry}: its base {name} has the engine "{base.current.engine}", and only '
+                '"native" serves adapters; a server beside the worker serves them as models of '
+                "their own"
+            )
+        if adapter.context_length > base.context_length:
+            raise ValueError(f"{entry}: its context_length is more than that of its base {name}")
+        if adapter.enabled and not base.enabled:
+            raise ValueError(f"{entry}: it is enabled, and its base {name} is not")
+
+    def adapters_of(self, name: str) -> dict[str, Model]:
+        """The enabled models that are adapters of this one."""
+        return {each: model for each, model in self.enabled().items() if model.current.base == name}
+
+    def running(self, model: Model) -> Version:
+        """The version whose engine and tokenizer a new job of this model gets: an adapter's base's,
+        or its own.
+        """
+        base = model.current.base
+        return model.current if base is None else self.models[base].current
 
     def enabled(self) -> dict[str, Model]:
         """The models that clients may use."""

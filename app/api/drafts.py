@@ -30,7 +30,7 @@ def draft(
         addresses.check(body.webhook_url, services.settings)
     prompt, messages = _content(kind, body)
     counted = tokens.count(
-        model.versions[model.version],
+        services.catalog.running(model),
         services.settings.models_dir,
         prompt=prompt,
         messages=messages,

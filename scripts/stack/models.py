@@ -33,7 +33,7 @@ def prepare(models: list[Model], state: State, screen: Screen) -> None:
 
 def is_demo(model: Model) -> bool:
     """Whether new jobs of this model need the folder of the demo model."""
-    version = model.versions[model.version]
+    version = model.current
     return version.source == demo.NAME and version.engine in ("native", "transformers")
 
 

@@ -53,7 +53,9 @@ class Up:
         servers.check(choices, self.state)  # before the demo model, which takes minutes
         prepare(list(models.values()), self.state, self.screen)
         stack = self.start_servers(choices)
-        self.start_parts(stack, list(models), names)
+        # An adapter is served by the worker of its base.
+        bases = [name for name, model in models.items() if model.current.base is None]
+        self.start_parts(stack, bases, names)
         receiver = self.receive(stack)
         outcome = demo.run(
             Client(choices.url, self.state.read_env()["GPTQUEUE_API_KEY"]),

@@ -94,7 +94,7 @@ def on_cpu(options: argparse.Namespace, notes: Notes) -> list[Figure]:
 def catalogued() -> str:
     """The engine that the catalog runs the demo model with."""
     models = catalog.load(Settings().catalog_file).models.values()
-    versions = [model.versions[model.version] for model in models]
+    versions = [model.current for model in models]
     for version in versions:
         if version.source == demo.NAME:
             return version.engine

@@ -1,9 +1,9 @@
 """Matrix products: several projections of the same input as one, by the kernel that is fastest.
 
-On CUDA a quantized matrix stays with the kernel that gptqmodel chose. On the CPU 4 bit matrices have
-a kernel of ours where the processor can do it (``kernels/fourbit.c``). Elsewhere they exist twice,
-where memory allows: few rows are bound by reading weights, so PyTorch's 4 bit kernel wins; many are
-bound by arithmetic, where bfloat16 wins.
+On CUDA a quantized matrix stays with the kernel that gptqmodel chose. On the CPU 4 bit matrices
+have a kernel of ours where the processor can do it (``kernels/fourbit.c``). Elsewhere they exist
+twice, where memory allows: few rows are bound by reading weights, so PyTorch's 4 bit kernel wins;
+many are bound by arithmetic, where bfloat16 wins.
 """
 
 from collections.abc import Callable, Sequence
