@@ -30,6 +30,7 @@ def batch(computed: list[int], new: list[int], *, width: int = 8) -> Batch:
     nothing: Ids = np.zeros(0, np.int32)
     return Batch(
         slots=np.arange(len(new), dtype=np.int32),
+        adapters=np.zeros(len(new), np.int32),
         tokens=np.zeros(len(rows), np.int32),
         positions=positions.astype(np.int32),
         places=(tables[rows, positions // 16] * 16 + positions % 16).astype(np.int32),

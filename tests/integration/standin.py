@@ -73,6 +73,7 @@ class StandIn:
         if lost and _is_there(lost):
             _fall("no CUDA-capable device is detected")
         self.kv_tokens = kv_tokens
+        self.refused: dict[str, str] = {}
         self._slots = slots
         self._seconds = step_seconds
         self._waiting: OrderedDict[int, wire.Job] = OrderedDict()

@@ -48,9 +48,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return outer
 
 
-def llama() -> Any:
+def llama(**more: Any) -> Any:
     """Full attention."""
-    return _made(LlamaForCausalLM, LlamaConfig(**_shape()))
+    return _made(LlamaForCausalLM, LlamaConfig(**{**_shape(), **more}))
 
 
 def mistral() -> Any:

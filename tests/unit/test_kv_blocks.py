@@ -14,9 +14,9 @@ def ids(*tokens: int) -> Ids:
     return np.array(tokens, np.int32)
 
 
-def written(blocks: Blocks, tokens: Ids) -> list[int]:
+def written(blocks: Blocks, tokens: Ids, adapter: int = 0) -> list[int]:
     """The blocks of a request that has computed these tokens, shared where they could be."""
-    shared, name = blocks.find(tokens)
+    shared, name = blocks.find(tokens, adapter)
     blocks.share(shared)
     own = blocks.take(blocks.blocks_for(len(tokens)) - len(shared))
     full = len(tokens) // SIZE
@@ -68,6 +68,14 @@ def test_what_nobody_uses_is_found_again() -> None:
     first = written(blocks, ids(1, 2, 3, 4))
     blocks.release(first)
     assert written(blocks, ids(1, 2, 3, 4)) == first
+
+
+def test_the_same_tokens_with_another_adapter_are_another_content() -> None:
+    blocks = Blocks(6, SIZE)
+    tokens = ids(1, 2, 3, 4, 5, 6, 7, 8)
+    found = [written(blocks, tokens, adapter) for adapter in (0, 1, 2, 0, 1, 2)]
+    assert len({block for each in found for block in each}) == 6
+    assert found[:3] == found[3:]
 
 
 def test_content_is_gone_when_its_memory_is_needed_and_ends_go_before_beginnings() -> None:

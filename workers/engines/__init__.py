@@ -1,5 +1,8 @@
 """Engines: what turns a prompt into text. ``load`` picks the one a catalog version names."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import structlog
 
 from app.catalog import Model, Version
@@ -8,6 +11,9 @@ from app.errors import ModelLoadFailed, UnknownArchitecture
 from workers.engines.base import Engine, Publisher, nowhere
 from workers.engines.fake import FakeBehaviour, FakeEngine
 from workers.engines.openai import loading as openai
+
+Adapters = Mapping[str, Model]  # by name
+NO_ADAPTERS: Adapters = MappingProxyType({})
 
 log = structlog.get_logger(__name__)
 
@@ -19,22 +25,27 @@ def load(
     version: str,
     settings: Settings,
     publish: Publisher = nowhere,
+    adapters: Adapters = NO_ADAPTERS,
 ) -> Engine:
     """The engine that runs ``version`` of the model ``name``, ready for requests; ``publish`` is
     told the text of those that stream, by the engines that do (native).
 
+    Of the ``adapters`` of the model, those that cannot be served are in the engine's ``Stats``.
     Raises ModelLoadFailed with a sentence for the operator; the log has the library's own words.
     """
     if version not in model.versions:
         raise ModelLoadFailed(f"The model {name} has no version {version}.")
     try:
-        return _engine(model, model.versions[version], settings, publish)
+        chosen = model.versions[version]
+        return _engine(model, chosen, settings, publish=publish, adapters=adapters)
     except ModelLoadFailed as error:
         message = f"{name}, version {version}: {error.message}"
         raise ModelLoadFailed(message, **error.details) from error
 
 
-def _engine(model: Model, version: Version, settings: Settings, publish: Publisher) -> Engine:
+def _engine(
+    model: Model, version: Version, settings: Settings, *, publish: Publisher, adapters: Adapters
+) -> Engine:
     if version.engine == "fake":
         return FakeEngine(
             behaviour=FakeBehaviour.parse(version.source),
@@ -48,15 +59,17 @@ def _engine(model: Model, version: Version, settings: Settings, publish: Publish
     # torch and the model libraries take seconds to import, and only these engines need them.
     try:
         if version.engine == "native":
-            return _native(model, version, settings, publish)
-        return _transformers(model, version, settings)
+            return _native(model, version, settings, publish=publish, adapters=adapters)
+        return _transformers(model, version, settings, adapters=adapters)
     except ImportError as error:
         raise ModelLoadFailed(
             f'A library is missing ({error.name}): install gptqueue with its "engine" extra.'
         ) from error
 
 
-def _native(model: Model, version: Version, settings: Settings, publish: Publisher) -> Engine:
+def _native(
+    model: Model, version: Version, settings: Settings, *, publish: Publisher, adapters: Adapters
+) -> Engine:
     from workers.engines.native.opening import open_engine
 
     try:
@@ -65,16 +78,19 @@ def _native(model: Model, version: Version, settings: Settings, publish: Publish
             settings=settings,
             context_length=model.context_length,
             publish=publish,
+            adapters=adapters,
         )
     except UnknownArchitecture as error:
         if version.quantization is not None:
             message = f"Only the native engine quantizes to {version.quantization}. {error.message}"
             raise ModelLoadFailed(message) from error
         log.warning("engine_falls_back", reason=error.message, engine="transformers")
-        return _transformers(model, version, settings)
+        return _transformers(model, version, settings, adapters=adapters)
 
 
-def _transformers(model: Model, version: Version, settings: Settings) -> Engine:
+def _transformers(
+    model: Model, version: Version, settings: Settings, *, adapters: Adapters
+) -> Engine:
     from workers.engines.transformers import loading
     from workers.engines.transformers.engine import TransformersEngine
 
@@ -83,6 +99,7 @@ def _transformers(model: Model, version: Version, settings: Settings) -> Engine:
     )
     return TransformersEngine(
         model=weights,
+        adapters=adapters,
         tokenizer=tokenizer,
         context_length=model.context_length,
         slots=settings.engine_slots,

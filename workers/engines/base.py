@@ -4,7 +4,7 @@ An engine decodes many requests together: each joins and leaves between two step
 threads only wait on the futures; only an engine may import torch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -77,7 +77,8 @@ class Request:
 
     ``id`` is unique among the requests in flight. ``max_tokens`` counts completion tokens.
     ``deadline`` is a ``time.monotonic()`` instant in seconds, None for never. ``stream`` asks for
-    the text as it grows, through the engine's publisher.
+    the text as it grows, through the engine's publisher. ``adapter`` names an adapter of the model,
+    None the model as it is.
     """
 
     id: str
@@ -87,6 +88,7 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     deadline: float | None = None
     stream: bool = False
+    adapter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +170,8 @@ class Stats:
     started: int = 0  # requests that had a first step
     restarts: int = 0  # of the engine's process
     problem: str = ""  # why it cannot work now, a sentence for the operator; empty: it can
+    # Adapters that it does not serve, by name, each with a sentence for the operator.
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 class Engine(Protocol):

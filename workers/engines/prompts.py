@@ -12,27 +12,26 @@ from workers.engines.base import Request
 class Prompts:
     """Encodes prompts for one model."""
 
-    def __init__(self, tokenizer: Any, context_length: int) -> None:
-        """``context_length`` is in tokens, prompt and completion together."""
+    def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._context_length = context_length
         # A fast tokenizer takes one thread at a time.
         self._lock = threading.Lock()
 
-    def encode(self, request: Request) -> tuple[list[int], int]:
-        """The prompt's ids, at least one, and the most tokens to generate.
+    def encode(self, request: Request, context_length: int) -> tuple[list[int], int]:
+        """The prompt's ids, at least one, and the most tokens to generate; ``context_length`` is in
+        tokens, prompt and completion together.
 
         Raises ContextLengthExceeded when not one token fits behind the prompt, InvalidRequest when
         the chat template refuses it, EngineFailed when the tokenizer cannot take it.
         """
         ids = self._ids(request)
-        room = self._context_length - len(ids)
+        room = context_length - len(ids)
         if room < 1:
             raise ContextLengthExceeded(
                 f"The prompt has {len(ids)} tokens; the model's context is "
-                f"{self._context_length} tokens, prompt and completion together.",
+                f"{context_length} tokens, prompt and completion together.",
                 prompt_tokens=len(ids),
-                context_length=self._context_length,
+                context_length=context_length,
             )
         return ids, min(request.max_tokens, room)
 

@@ -17,6 +17,7 @@ class Batch:
     """
 
     slots: Ids  # (R,) whose rows these are
+    adapters: Ids  # (R,) as Job.adapter, in ascending order
     tokens: Ids  # (T,) ids
     positions: Ids  # (T,) place of each in its text, from 0
     places: Ids  # (T,) where its key and value go: block * block size + offset
@@ -33,6 +34,17 @@ class Batch:
     def longest(self) -> int:
         """The most new tokens of a row."""
         return int(np.diff(self.starts).max())
+
+    @property
+    def adapted(self) -> list[tuple[int, slice]]:
+        """Each adapter in this step, and which of the T tokens are its own."""
+        if not self.adapters.any():
+            return []
+        numbers, rows = np.unique(self.adapters, return_index=True)
+        begins = self.starts[rows].tolist()
+        ends = [*begins[1:], len(self.tokens)]
+        ranges = zip(numbers.tolist(), map(slice, begins, ends), strict=True)
+        return [(number, own) for number, own in ranges if number]
 
 
 def ragged(counts: NDArray[np.int32]) -> tuple[Ids, Ids]:

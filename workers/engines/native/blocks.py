@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from workers.engines.native.wire import Ids
 
-ROOT = 0  # what stands before a first block
+ROOT = 0  # what stands before a first block; of an adapter, the negative of its number
 
 
 class Blocks:
@@ -66,13 +66,14 @@ class Blocks:
             if not self._users[block]:
                 self._free[block] = None
 
-    def find(self, tokens: Ids) -> tuple[list[int], int]:
+    def find(self, tokens: Ids, adapter: int = 0) -> tuple[list[int], int]:
         """The blocks known to hold the beginning of ``tokens``, and the name of the last.
 
-        ``tokens`` has the shape (tokens,). The blocks are not taken: see ``share``.
+        ``tokens`` has the shape (tokens,); with an ``adapter`` their keys and values are others.
+        The blocks are not taken: see ``share``.
         """
         found: list[int] = []
-        name = ROOT
+        name = ROOT - adapter
         for start in range(0, len(tokens) - self.size + 1, self.size):
             known = self._known.get((name, tokens[start : start + self.size].tobytes()))
             if known is None:

@@ -1,8 +1,10 @@
 """Makes a loop from a checkpoint: weights, kernels, KV memory."""
 
 import time
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import structlog
@@ -12,6 +14,7 @@ from app.errors import ModelLoadFailed, UnknownArchitecture
 from workers.engines.grammar import Grammars
 from workers.engines.memory import is_out_of_memory, too_large
 from workers.engines.native import sizing
+from workers.engines.native.adapters import Adapter, Base, attach
 from workers.engines.native.graphs import Capturing
 from workers.engines.native.loop import Loop
 from workers.engines.native.models import family, lean
@@ -30,12 +33,19 @@ log = structlog.get_logger(__name__)
 
 
 def build(
-    version: Version, *, models_dir: Path, device: str, context_length: int, slots: int
+    version: Version,
+    *,
+    models_dir: Path,
+    device: str,
+    context_length: int,
+    slots: int,
+    adapters: Mapping[str, Path],
 ) -> Loop:
     """The loop for a checkpoint; raises ModelLoadFailed, UnknownArchitecture if another engine may
     know it.
 
-    ``device`` is auto, cpu or cuda; ``context_length`` is in tokens.
+    ``device`` is auto, cpu or cuda; ``context_length`` is in tokens; ``adapters`` are folders by
+    name, of which those that cannot be served are the loop's ``refused``.
     """
     if loading.on_cuda(device) and find_spec("triton") is None:
         raise UnknownArchitecture("The native engine needs Triton on CUDA, which is not installed.")
@@ -47,6 +57,7 @@ def build(
             context_length=context_length,
             slots=slots,
             int8=version.quantization == "int8",
+            adapters=adapters,
         )
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
@@ -63,6 +74,7 @@ def assemble(
     slots: int,
     blocks: int | None = None,
     int8: bool = False,
+    adapters: Mapping[str, Path] = MappingProxyType({}),
 ) -> Loop:
     """The loop for a loaded transformers model, whose layers are taken apart; ``blocks`` of KV
     memory, None for as many as are of use and fit; ``int8`` as for ``lean``.
@@ -70,8 +82,11 @@ def assemble(
     family(weights.config)
     ends = end_tokens(weights, tokenizer)
     try:
+        base = Base.of(weights)
+        read, refused = _adapters(base, adapters)
         dense = sizing.dense_fits(weights)
         model = lean(weights, positions=context_length, dense=dense, int8=int8)
+        active = attach(model, base, read)
     except (AttributeError, TypeError) as error:
         # A model of a known kind whose parts are not those we know.
         log.warning("engine.parts_unknown", exc_info=error)
@@ -81,7 +96,7 @@ def assemble(
     budget = BUDGET[model.device.type]
     if blocks is None:
         blocks = sizing.blocks(model, context_length=context_length, slots=slots, budget=budget)
-    runner = ModelRunner(model, blocks=blocks)
+    runner = ModelRunner(model, blocks=blocks, active=active)
     log.info(
         "engine.built",
         kernels=type(model.kernels).__name__,
@@ -100,6 +115,7 @@ def assemble(
         ahead=on_cuda,
         end_tokens=ends,
         grammars=_grammars(tokenizer, runner.vocabulary, ends),
+        refused=refused,
     )
 
 
@@ -112,6 +128,24 @@ def _capture(runner: ModelRunner, *, slots: int, context_length: int) -> None:
         log.warning("engine.no_graphs", exc_info=error)
     else:
         log.info("engine.captured", graphs=graphs, seconds=round(time.monotonic() - started, 1))
+
+
+def _adapters(base: Base, folders: Mapping[str, Path]) -> tuple[dict[int, Adapter], dict[str, str]]:
+    """Those that fit, by number as in wire.Job, and why others are refused, by name."""
+    read: dict[int, Adapter] = {}
+    refused: dict[str, str] = {}
+    if not folders:
+        return read, refused
+    try:
+        from workers.engines.native import lora  # peft takes seconds to import
+    except ImportError as error:
+        return read, dict.fromkeys(folders, f"A library is missing: {error.name}.")
+    for number, (name, folder) in enumerate(folders.items(), start=1):
+        try:
+            read[number] = lora.read(folder, base)
+        except ModelLoadFailed as error:
+            refused[name] = error.message
+    return read, refused
 
 
 def _grammars(tokenizer: Any, vocabulary: int, ends: frozenset[int]) -> Grammars | None:

@@ -36,6 +36,7 @@ class Loop(Protocol):
     """What decodes; see workers.engines.native.loop."""
 
     kv_tokens: int
+    refused: dict[str, str]  # adapters, with why they cannot be served
 
     @property
     def busy(self) -> bool:
@@ -142,7 +143,7 @@ def build(worker: Connection) -> Loop | None:
         reason = f"The engine could not be built: {type(error).__name__}."
         send(worker, wire.Failed(gpu_failure(error) or reason))
         return None
-    send(worker, wire.Ready(kv_tokens=loop.kv_tokens))
+    send(worker, wire.Ready(kv_tokens=loop.kv_tokens, refused=loop.refused))
     return loop
 
 

@@ -4,9 +4,10 @@ Decoding happens in a process of its own, which does not share the interpreter's
 worker's threads, and whose death is not the worker's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -61,15 +62,19 @@ class NativeEngine:
         stall_seconds: float,
         patience: Patience | None = None,
         publish: Publisher = nowhere,
+        adapters: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         """Waits until the model is loaded; raises ModelLoadFailed, UnknownArchitecture if another
         engine may know it. ``context_length`` is in tokens; a process that says nothing for
-        ``stall_seconds`` with work in hand is killed.
+        ``stall_seconds`` with work in hand is killed. ``adapters`` are those of ``load``, in
+        its order, with the context of each in tokens.
         """
         self.slots = slots
         self._tokenizer = tokenizer
         self._texts = TokenTexts(tokenizer)
-        self._prompts = Prompts(tokenizer, context_length)
+        self._prompts = Prompts(tokenizer)
+        self._contexts = [context_length, *adapters.values()]
+        self._adapters = list(adapters)
         self._schemas = Schemas(tokenizer)
         self._publish = harmless(publish)
         self._flight = Flight()
@@ -113,6 +118,7 @@ class NativeEngine:
             waiting=in_flight - running,
             restarts=self._keeper.restarts,
             problem=self._keeper.problem,
+            refused=self._keeper.refused,
         )
 
     def close(self) -> None:
@@ -123,7 +129,8 @@ class NativeEngine:
         self._schemas.close()
 
     def _queue(self, request: Request) -> "Future[Generation]":
-        prompt, limit = self._prompts.encode(request)
+        adapter = self._adapters.index(request.adapter) + 1 if request.adapter else 0
+        prompt, limit = self._prompts.encode(request, self._contexts[adapter])
         self._check_room(len(prompt), limit)
         if request.sampling.json_schema is not None:
             self._schemas.check(request.sampling.json_schema)
@@ -131,6 +138,8 @@ class NativeEngine:
         with self._keeper.changed:
             if not self._keeper.ready():
                 raise EngineClosed(RESTARTING)
+            if request.adapter in self._keeper.refused:
+                raise EngineClosed(self._keeper.refused[request.adapter])
             job = wire.Job(
                 key=self._flight.add(answer),
                 prompt=np.array(prompt, np.int32),
@@ -138,6 +147,7 @@ class NativeEngine:
                 sampling=request.sampling,
                 deadline=request.deadline,
                 every=answer.every,
+                adapter=adapter,
             )
             assert self._keeper.process is not None
             self._keeper.process.submit(job)

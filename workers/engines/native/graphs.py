@@ -86,9 +86,11 @@ class Graphs:
 
     def takes(self, batch: Batch) -> bool:
         """Whether this is a batch that was captured: each row has one token, whose logits are
-        wanted.
+        wanted, and no adapter.
         """
         rows = len(batch.slots)
+        if batch.adapters.any():
+            return False
         return len(batch.tokens) == rows == len(batch.wanted) and rows <= self.sizes[-1]
 
     def run(self, batch: Batch, newest: Tensor) -> Tensor:

@@ -50,6 +50,7 @@ class Keeper:
         self._loaded: Future[None] = Future()
         self.process: EngineProcess | None = None  # one that works; see ``changed``
         self.kv_tokens = 0
+        self.refused: dict[str, str] = {}  # adapters, by the process of now
         self.problem = ""
         self._thread = threading.Thread(target=self._run, name="engine-keeper", daemon=True)
         self._thread.start()
@@ -130,7 +131,7 @@ class Keeper:
             if self._closed:
                 process.kill()
                 return
-            self.kv_tokens = ready.kv_tokens
+            self.kv_tokens, self.refused = ready.kv_tokens, ready.refused
             self.process, self.problem = process, ""
         self._silent_seconds, self._ready_at = 0.0, time.monotonic()
         if not self._loaded.done():

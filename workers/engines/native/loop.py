@@ -67,14 +67,16 @@ class Loop:
         end_tokens: frozenset[int],
         grammars: Grammars | None = None,
         ahead: bool = False,
+        refused: dict[str, str] | None = None,
     ) -> None:
         """``context_length`` and ``budget``, the most new tokens of a step, are in tokens;
-        ``grammars`` None refuses requests with a schema.
+        ``grammars`` None refuses requests with a schema; ``refused`` is for wire.Ready.
 
         ``ahead``: begin each step before the tokens of the last are known here, so that a GPU never
         waits for the host. A request that ends takes part in one step too many for it.
         """
         self._runner = runner
+        self.refused = refused or {}
         blocks = Blocks(runner.block_count, runner.block_size)
         self.kv_tokens = min(context_length, blocks.count * blocks.size)
         width = blocks.blocks_for(context_length)

@@ -1,8 +1,9 @@
 """Opens a version of the catalog in the native engine."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from app.catalog import Version
+from app.catalog import Model, Version
 from app.config import Settings
 from app.errors import ModelLoadFailed
 from workers.engines.base import Publisher, nowhere
@@ -21,9 +22,10 @@ def open_engine(
     settings: Settings,
     context_length: int,
     publish: Publisher = nowhere,
+    adapters: Mapping[str, Model],
 ) -> NativeEngine:
     """The engine, ready for requests; raises ModelLoadFailed, UnknownArchitecture if another
-    engine may know it. ``context_length`` is in tokens.
+    engine may know it. ``context_length`` is in tokens; ``adapters`` of the model are by name.
     """
     # Before a process is started, and weights are read that another engine would read again.
     config, tokenizer = describe(version, settings.models_dir)
@@ -39,6 +41,9 @@ def open_engine(
             "device": "cuda" if on_cuda(settings.device) else "cpu",
             "context_length": context_length,
             "slots": settings.engine_slots,
+            "adapters": {
+                name: settings.models_dir / each.current.source for name, each in adapters.items()
+            },
         },
     )
     return NativeEngine(
@@ -48,6 +53,7 @@ def open_engine(
         slots=settings.engine_slots,
         stall_seconds=settings.engine_stall_seconds,
         publish=publish,
+        adapters={name: each.context_length for name, each in adapters.items()},
     )
 
 

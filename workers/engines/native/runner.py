@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from workers.engines.devices import sent
+from workers.engines.native.adapters import Active
 from workers.engines.native.batch import Batch
 from workers.engines.native.graphs import Capture, Graphs
 from workers.engines.native.kernels import Replayable
@@ -13,9 +14,12 @@ from workers.engines.native.models.llama import Llama
 class ModelRunner:
     """Runs the lean forward of a model."""
 
-    def __init__(self, model: Llama, *, blocks: int) -> None:
-        """``blocks`` is how many blocks of KV memory to make."""
+    def __init__(self, model: Llama, *, blocks: int, active: Active | None = None) -> None:
+        """``blocks`` is how many blocks of KV memory to make; ``active`` is where the model's
+        adapters look for their tokens.
+        """
         self._model = model
+        self._active = active or Active()
         self.vocabulary, self.embeddings = model.vocabulary, model.embeddings
         self.device: torch.device = model.device
         self.block_size = model.kernels.block_size
@@ -45,6 +49,7 @@ class ModelRunner:
         """The logits (W, vocabulary) of ``batch.wanted``; ``newest`` is that of the Sampler."""
         if self._graphs is not None and self._graphs.takes(batch):
             return self._graphs.run(batch, newest)
+        self._active.tokens = batch.adapted
         step = self._model.kernels.prepare(batch, self._model.heads)
         every = len(batch.wanted) == len(batch.tokens)
         wanted = None if every else sent(batch.wanted, self.device)

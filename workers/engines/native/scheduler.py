@@ -44,6 +44,8 @@ class Scheduler:
         rows = np.flatnonzero(counts)
         if not rows.size:
             return None, admitted
+        # Side by side by adapter, so that each has one range of the step's tokens.
+        rows = rows[np.argsort(self.slots.adapter[self.running[rows]], kind="stable")]
         return self._batch(self.running[rows], counts[rows]), admitted
 
     def computed(self, batch: Batch) -> None:
@@ -81,7 +83,7 @@ class Scheduler:
         self.budget = tokens // 2
         if tokens == rows:
             self.most_rows = rows // 2
-            for slot in batch.slots[rows // 2 :][::-1].tolist():
+            for slot in self.running[rows // 2 :][::-1].tolist():
                 self.preempt(slot)
 
     def had_room(self) -> None:
@@ -120,7 +122,8 @@ class Scheduler:
         """Give a slot the blocks that its tokens need, if they are there."""
         length = int(self.slots.length[slot])
         # The last token is always computed: its logits are what is wanted.
-        shared, name = self.blocks.find(self.slots.tokens[slot, : length - 1])
+        beginning = self.slots.tokens[slot, : length - 1]
+        shared, name = self.blocks.find(beginning, int(self.slots.adapter[slot]))
         needed = self.blocks.blocks_for(length) - len(shared)
         reviving = sum(not self.blocks.in_use(block) for block in shared)
         # Who runs already will need more soon; without this they would be preempted at once.
@@ -174,6 +177,7 @@ class Scheduler:
         ahead = complete & (state.expected[slots] > 0)
         return Batch(
             slots=slots,
+            adapters=state.adapter[slots],
             tokens=state.tokens[of_token, positions],
             positions=positions,
             places=state.tables[of_token, positions // size] * size + positions % size,

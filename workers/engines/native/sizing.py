@@ -58,6 +58,7 @@ def trial(block_size: int, *, context_length: int, tokens: int, rows: int) -> Ba
     nobody = np.zeros(0, np.int32)
     return Batch(
         slots=np.arange(len(counts), dtype=np.int32),
+        adapters=np.zeros(len(counts), np.int32),
         tokens=np.zeros(tokens, np.int32),
         positions=positions,
         places=positions % block_size,

@@ -37,6 +37,7 @@ class Slots:
         self.blocks = np.zeros(count, np.int32)  # how many of its table it has
         self.published = np.zeros(count, np.int32)  # how many of those others can find
         self.name = np.zeros(count, np.int64)  # of the last of those, see Blocks
+        self.adapter = np.zeros(count, np.int32)  # as Job.adapter
         self._free = list(range(count))[::-1]
 
     @property
@@ -55,9 +56,9 @@ class Slots:
         self.every[slot] = job.every
         self.told_at[slot] = time.monotonic()
         self.deadline[slot] = NEVER if job.deadline is None else job.deadline
-        self.expected[slot] = self.computed[slot] = self.blocks[slot] = self.published[
-            slot
-        ] = self.name[slot] = 0
+        self.expected[slot] = self.computed[slot] = self.blocks[slot] = 0
+        self.published[slot] = self.name[slot] = 0
+        self.adapter[slot] = job.adapter
         self.begun[slot] = False
         return slot
 

@@ -22,7 +22,8 @@ class Job:
     ``prompt`` has the shape (prompt tokens,), at least one; ``limit`` is the most tokens to
     generate. ``deadline`` is a ``time.monotonic()`` instant in seconds, the same clock in both
     processes, or None. Tokens are told when ``every`` of them are new, or 50 ms after the last
-    time; ``every`` 0 tells them all at the end.
+    time; ``every`` 0 tells them all at the end. ``adapter`` is the number of one in the
+    order in which the model was loaded with them, from 1; 0 is the model as it is.
     """
 
     key: int
@@ -31,6 +32,7 @@ class Job:
     sampling: Sampling
     deadline: float | None = None
     every: int = 0
+    adapter: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +81,12 @@ class Close:
 class Ready:
     """From the engine: the model is loaded.
 
-    ``kv_tokens`` is the most tokens, prompt and completion together, that one request can have.
+    ``kv_tokens`` is the most tokens, prompt and completion together, that one request can have;
+    ``refused`` says of adapters by name why they cannot be served.
     """
 
     kv_tokens: int
+    refused: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
@@ -33,6 +34,7 @@ from workers.engines.transformers.row import Row
 # At most so many padded prompt tokens run between two steps, unless a single prompt is longer:
 # it bounds the memory of a prefill and how long the rows that decode already have to wait.
 PREFILL_TOKENS = 2048
+NO_ADAPTERS = 'Its base runs on the engine "transformers", which serves no adapters.'
 
 log = structlog.get_logger()
 
@@ -54,15 +56,18 @@ class TransformersEngine:
         context_length: int,
         slots: int,
         publish: Publisher = nowhere,
+        adapters: Iterable[str] = (),
     ) -> None:
         """``context_length`` is in tokens; ``slots`` is how many rows decode together at most;
-        ``publish`` is told the text of streaming requests as it grows.
+        ``publish`` is told the text of streaming requests as it grows; ``adapters`` names those of
+        the model, none of which is served.
         """
         self.slots = slots
         self._publish = harmless(publish)
+        self._refused = dict.fromkeys(adapters, NO_ADAPTERS)
         self._tokenizer = tokenizer
         self._forward = Forward(model)
-        self._prompts = Prompts(tokenizer, context_length)
+        self._prompts, self._context_length = Prompts(tokenizer), context_length
         self._end_tokens = end_tokens(model, tokenizer)
         self._texts = TokenTexts(tokenizer)
         self._sampler = Sampler(slots, model.config.get_text_config().vocab_size, model.device)
@@ -117,6 +122,7 @@ class TransformersEngine:
                 waiting=waiting,
                 steps=self._steps,
                 generated_tokens=self._generated,
+                refused=self._refused,
             )
 
     def close(self) -> None:
@@ -128,7 +134,7 @@ class TransformersEngine:
 
     def _row(self, request: Request) -> Row:
         request.sampling.refuse_schema()
-        prompt, limit = self._prompts.encode(request)
+        prompt, limit = self._prompts.encode(request, self._context_length)
         return Row(request=request, prompt=prompt, limit=limit, tokenizer=self._tokenizer)
 
     @torch.inference_mode()
