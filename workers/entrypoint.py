@@ -1,7 +1,8 @@
 """``celery -A workers.entrypoint worker -Q generate.<model>``: the worker processes.
 
 One module for all of them: a worker loads the model of each ``generate.`` queue that it consumes,
-and none when it consumes only ``webhooks`` and ``maintenance``.
+and its adapters, whose queues it then consumes as well; and no model when it consumes only
+``webhooks`` and ``maintenance``.
 """
 
 from typing import Any
@@ -13,7 +14,7 @@ from sentry_sdk.integrations.celery import CeleryIntegration
 
 from app import config, errortracking, logs
 from app.errors import ModelLoadFailed
-from app.queues import DELIVER_TASK, GENERATE_TASK, SWEEP_TASK, make_celery
+from app.queues import DELIVER_TASK, GENERATE_PREFIX, GENERATE_TASK, SWEEP_TASK, make_celery
 from workers import generate, sweep
 from workers.process import compose
 
@@ -36,7 +37,9 @@ def _keep_logging(**_: Any) -> None:
 @signals.worker_init.connect
 def _start(sender: Any, **_: Any) -> None:
     try:
-        process.serve(list(sender.app.amqp.queues.consume_from), sender.hostname)
+        queues = sender.app.amqp.queues
+        for queue in process.serve(list(queues.consume_from), sender.hostname):
+            queues.select_add(queue)
     except ModelLoadFailed:
         # Logged and reported by then; whoever supervises this process decides when to try again.
         raise SystemExit(1) from None
@@ -58,9 +61,11 @@ def _stop(**_: Any) -> None:
 
 @app.task(name=GENERATE_TASK, bind=True)
 def _generate(task: Task, job_id: str) -> None:
-    serving = process.servings[task.request.delivery_info["routing_key"]]
+    queue = task.request.delivery_info["routing_key"]
+    serving = process.servings[queue]
     if process.grace.begun or not process.wait_until_ready(serving):
-        process.broker.enqueue_jobs([(serving.identity.model, UUID(job_id))])  # for the others
+        model = queue.removeprefix(GENERATE_PREFIX)
+        process.broker.enqueue_jobs([(model, UUID(job_id))])  # for the others
         return
     generate.generate(process, serving)
 

@@ -27,7 +27,7 @@ _RETRY_SECONDS = 0.5
 
 
 def generate(process: Process, serving: Serving) -> None:
-    """Do one job of this model, if one waits."""
+    """Do one job of this model or its adapters, if one waits."""
     try:
         claimed = serving.claim_next()
     except DatabaseUnavailable:
@@ -56,7 +56,7 @@ def generate(process: Process, serving: Serving) -> None:
 
 def _run(serving: Serving, claimed: Claimed) -> End:
     """How the job is to end; raises EngineLost or EngineClosed when others are to take it."""
-    log.info("job_started", attempt=claimed.lease.attempt, model=serving.identity.model)
+    log.info("job_started", attempt=claimed.lease.attempt, model=claimed.model)
     try:
         return _succeeded(claimed, serving.run(claimed))
     except (EngineLost, EngineClosed):

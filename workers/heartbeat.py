@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import structlog
@@ -30,7 +30,7 @@ class Heartbeat:
         database: Database,
         *,
         cancel: Callable[[Lease], None],
-        report: Callable[[], presence.Report],
+        report: Callable[[], Sequence[presence.Report]],
     ) -> None:
         self._settings = settings
         self._database = database

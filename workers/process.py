@@ -1,11 +1,12 @@
 """What one worker process is made of; composed once, when Celery starts it."""
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import structlog
 
 from app import catalog, schema
+from app.catalog import Model
 from app.config import Settings
 from app.db import Database
 from app.errors import GPTQueueError, LeaseLost, ModelLoadFailed
@@ -15,7 +16,7 @@ from app.jobs.ending import Ended
 from app.jobs.handback import HandedBack, hand_back
 from app.jobs.rescue import lose
 from app.jobs.transition import End, Lease
-from app.queues import GENERATE_PREFIX, Broker
+from app.queues import GENERATE_PREFIX, Broker, generate_queue
 from workers.deliver import Courier
 from workers.grace import Grace
 from workers.serving import Identity, Serving
@@ -41,22 +42,38 @@ class Process:
         self._losses: Group[Lease, None] = Group(self._lose)
         self.courier = Courier(settings, database)
 
-    def serve(self, queues: list[str], worker: str) -> None:
-        """Load the model of each generation queue among ``queues``; raises ModelLoadFailed."""
+    def serve(self, queues: list[str], worker: str) -> list[str]:
+        """Load the model of each generation queue among ``queues``, with its adapters; the queues
+        that can be consumed now. Raises ModelLoadFailed.
+        """
         self.grace.start()
         served = catalog.load(self.settings.catalog_file)
-        for queue in queues:
-            if not queue.startswith(GENERATE_PREFIX):
-                continue
-            name = queue.removeprefix(GENERATE_PREFIX)
+        names = [
+            queue.removeprefix(GENERATE_PREFIX)
+            for queue in queues
+            if queue.startswith(GENERATE_PREFIX)
+        ]
+        for name in names:
             try:
                 model = served.served(name)
+                _check_base(name, model, names)
             except GPTQueueError as error:
                 log.error("model_load_failed", model=name, error=error.message)
                 raise ModelLoadFailed(error.message) from error
-            identity = Identity(worker=worker, model=name, version=model.version)
-            self.servings[queue] = Serving(self.settings, self.database, identity)
-            self.servings[queue].start(model)
+            if model.current.base is None:
+                identity = Identity(worker=worker, model=name, version=model.version)
+                self._load(identity, model, adapters=served.adapters_of(name))
+        return [generate_queue(model) for each in self._all() for model, _ in each.served]
+
+    def _load(self, identity: Identity, model: Model, *, adapters: Mapping[str, Model]) -> None:
+        serving = Serving(self.settings, self.database, identity, adapters=adapters)
+        for name in (identity.model, *adapters):
+            self.servings[generate_queue(name)] = serving
+        serving.start(model)
+
+    def _all(self) -> set[Serving]:
+        """Each once: that of a model with adapters has several queues."""
+        return set(self.servings.values())
 
     def finish(self, end: End) -> None:
         """Write how a job ended, and tell; raises LeaseLost or DatabaseUnavailable."""
@@ -114,14 +131,24 @@ class Process:
 
     def close(self) -> None:
         """Stop every engine; the jobs in them are handed back."""
-        for serving in self.servings.values():
+        for serving in self._all():
             serving.close()
 
     def stop(self) -> None:
         """Stop every engine, say goodbye, and let webhooks that are on their way arrive."""
-        for serving in self.servings.values():
+        for serving in self._all():
             serving.stop()
         self.courier.stop()
+
+
+def _check_base(name: str, model: Model, names: Collection[str]) -> None:
+    """Raise ModelLoadFailed for an adapter whose base is not among the models to be served."""
+    base = model.current.base
+    if base is not None and base not in names:
+        raise ModelLoadFailed(
+            f"{name} is an adapter of {base}: the workers of {base} serve it (-Q "
+            f"{generate_queue(base)}), and no others."
+        )
 
 
 def compose(settings: Settings) -> Process:

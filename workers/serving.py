@@ -1,9 +1,9 @@
-"""One model held by this process: its engine, and the jobs that run in it."""
+"""One model held by this process, with its adapters: their engine, and the jobs that run in it."""
 
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import structlog
@@ -16,7 +16,7 @@ from app.fleet import presence
 from app.fleet.tables import WorkerState
 from app.group import Group
 from app.jobs import claim
-from app.jobs.claim import Claimed
+from app.jobs.claim import Claimed, Served
 from app.jobs.transition import Lease
 from workers import engines
 from workers.engines.base import Engine, Generation, Message, Request, Sampling, Stats
@@ -36,17 +36,26 @@ class Identity:
 
 
 class Serving:
-    """Claims jobs of one model and runs them in its engine."""
+    """Claims jobs of one model and its adapters, and runs them in their engine."""
 
-    def __init__(self, settings: Settings, database: Database, identity: Identity) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        identity: Identity,
+        *,
+        adapters: Mapping[str, catalog.Model],
+    ) -> None:
+        """``identity`` names the model; ``adapters`` are those of it, by name."""
         self.identity = identity
+        self._adapters = adapters
         self._settings = settings
         self._database = database
         self._engine: Engine | None = None
         self._state, self._error = WorkerState.LOADING, ""
         self._claims: Group[None, Claimed | None] = Group(self._claim, gather=True)
         self._gpus = Gpus(settings)
-        self.heartbeat = Heartbeat(settings, database, cancel=self._cancel, report=self._report)
+        self.heartbeat = Heartbeat(settings, database, cancel=self._cancel, report=self._reports)
 
     def start(self, model: catalog.Model) -> None:
         """Load the model; raises ModelLoadFailed after reporting why."""
@@ -60,6 +69,7 @@ class Serving:
                 model,
                 version=self.identity.version,
                 settings=self._settings,
+                adapters=self._adapters,
             )
         except ModelLoadFailed as error:
             self._state, self._error = WorkerState.FAILED, error.message
@@ -72,6 +82,8 @@ class Serving:
         seconds = round(time.monotonic() - started, 1)
         name = self._engine.name
         log.info("model_ready", model=self.identity.model, engine=name, seconds=seconds)
+        for name, why in self._refused().items():
+            log.error("adapter_refused", model=name, base=self.identity.model, error=why)
 
     def close(self) -> None:
         """Stop the engine; what it was asked for raises EngineClosed, now and afterwards."""
@@ -107,16 +119,25 @@ class Serving:
         log.critical("engine_died", model=self.identity.model, error=died.message)
         signal.raise_signal(signal.SIGTERM)
 
+    @property
+    def served(self) -> list[Served]:
+        """The model, and the adapters that its engine serves."""
+        refused = self._refused()
+        adapters = {name: each for name, each in self._adapters.items() if name not in refused}
+        return [
+            (self.identity.model, self.identity.version),
+            *((name, each.version) for name, each in adapters.items()),
+        ]
+
     def claim_next(self) -> Claimed | None:
-        """The next job of this model, now ours, or None."""
+        """The next job of this model or its adapters, now ours, or None."""
         return self._claims.do(None)
 
     def _claim(self, callers: Sequence[None]) -> list[Claimed | Exception | None]:
         with self._database.transaction() as session:
             claimed = claim.claim(
                 session,
-                model=self.identity.model,
-                version=self.identity.version,
+                self.served,
                 worker=self.identity.worker,
                 lease_seconds=self._settings.lease_seconds,
                 limit=len(callers),
@@ -127,7 +148,7 @@ class Serving:
         """Generate and wait for it; raises what Engine.submit says."""
         assert self._engine is not None
         try:
-            return self._engine.submit(_request(claimed)).result()
+            return self._engine.submit(_request(claimed, base=self.identity.model)).result()
         except (EngineClosed, EngineLost):
             self.ready()  # sees whether it died for good
             raise
@@ -135,6 +156,22 @@ class Serving:
     def _cancel(self, lease: Lease) -> None:
         if self._engine is not None:
             self._engine.cancel(_request_id(lease))
+
+    def _reports(self) -> list[presence.Report]:
+        own = self._report()
+        return [own, *(self._report_of(name, own) for name in self._adapters)]
+
+    def _report_of(self, adapter: str, own: presence.Report) -> presence.Report:
+        version = self._adapters[adapter].version
+        said = replace(own, model=adapter, version=version, engine=None)
+        refused = self._refused().get(adapter)
+        if refused is None:
+            return said
+        error = f"{adapter}, version {version}: {refused}"
+        return replace(said, state=WorkerState.FAILED, error=error)
+
+    def _refused(self) -> Mapping[str, str]:
+        return self._engine.stats().refused if self._engine else {}
 
     def _report(self) -> presence.Report:
         engine = self._engine
@@ -160,7 +197,7 @@ def _request_id(lease: Lease) -> str:
     return f"{lease.job_id}:{lease.attempt}"
 
 
-def _request(claimed: Claimed) -> Request:
+def _request(claimed: Claimed, *, base: str) -> Request:
     parameters = claimed.parameters
     messages = claimed.messages
     return Request(
@@ -170,6 +207,7 @@ def _request(claimed: Claimed) -> Request:
         messages=[Message(**each) for each in messages] if messages else None,
         sampling=_sampling(parameters),
         deadline=time.monotonic() + claimed.seconds_left,
+        adapter=None if claimed.model == base else claimed.model,
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import timedelta
 from typing import Any
 
@@ -15,7 +15,9 @@ from app.fleet.tables import Worker, WorkerState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a worker says of itself."""
+    """What a worker says of itself and one model. Of an adapter it names no ``engine``: that is its
+    base's, and counts once.
+    """
 
     name: str
     model: str
@@ -48,21 +50,15 @@ class ModelPresence:
     engines: list[EnginePresence] = field(default_factory=list)
 
 
-def report(session: Session, said: Report) -> None:
-    """Write down what a worker says of itself, as of now."""
+def report(session: Session, said: Sequence[Report]) -> None:
+    """Write down what a worker says of itself and its models, as of now."""
+    rows = insert(Worker).values([asdict(each) for each in said])
+    keys = {"name", "model"}
     values = {
-        "version": said.version,
-        "state": said.state,
-        "error": said.error,
-        "slots": said.slots,
-        "running": said.running,
-        "engine": said.engine,
-        "seen_at": func.now(),
+        each.name: rows.excluded[each.name] for each in fields(Report) if each.name not in keys
     }
     session.execute(
-        insert(Worker)
-        .values(name=said.name, model=said.model, **values)
-        .on_conflict_do_update(index_elements=[Worker.name, Worker.model], set_=values)
+        rows.on_conflict_do_update(index_elements=keys, set_={**values, "seen_at": func.now()})
     )
 
 

@@ -91,7 +91,7 @@ _START = (
 
 
 def start(
-    session: Session, *, model: str, version: str, worker: str, lease_seconds: float, limit: int
+    session: Session, model: str, version: str, *, worker: str, lease_seconds: float, limit: int
 ) -> list[Job]:
     """queued -> running: the first jobs of a model by priority and age, ``limit`` at most."""
     parameters = {

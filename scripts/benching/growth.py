@@ -101,9 +101,7 @@ class Steps:
 
     def claim(self, session: Session) -> None:
         """Take it."""
-        (claimed,) = claim(
-            session, model=bed.MODEL, version="1", worker="bench", lease_seconds=3600, limit=1
-        )
+        (claimed,) = claim(session, [(bed.MODEL, "1")], worker="bench", lease_seconds=3600, limit=1)
         self._lease = claimed.lease
 
     def finish(self, session: Session) -> None:

@@ -155,7 +155,7 @@ def claim_all(process: Process, count: int) -> list[Lease]:
     """Take the jobs of all clients."""
     with process.database.transaction() as session:
         claimed = claim(
-            session, model=bed.MODEL, version="1", worker="bench", lease_seconds=3600, limit=count
+            session, [(bed.MODEL, "1")], worker="bench", lease_seconds=3600, limit=count
         )
     if len(claimed) != count:
         raise Problem(f"{len(claimed)} jobs wait, not {count}.")

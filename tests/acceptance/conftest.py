@@ -29,6 +29,7 @@ CATALOG = "".join(
         MODEL.format(name="lonely", source=STEADY),
         MODEL.format(name="fragile", source=STEADY),
         MODEL.format(name="broken", source="fake:fail_at_load=1"),
+        MODEL.format(name="tuned", source="adapter").replace('engine = "fake"', 'base = "lonely"'),
     ]
 )
 

@@ -94,8 +94,7 @@ class Mover:
         limit = self.rng.randint(1, 3)
         claimed = claim(
             session,
-            model="fake",
-            version="1",
+            [("fake", "1")],
             worker="w",
             lease_seconds=LEASE_SECONDS,
             limit=limit,

@@ -123,6 +123,14 @@ def test_jobs_wait_for_a_worker_and_run_when_one_starts_although_the_broker_was_
     assert worker.process.returncode == 0
 
 
+def test_the_worker_of_a_base_hears_of_the_jobs_of_its_adapters(me: Client, stack: Stack) -> None:
+    worker = stack.worker("lonely")
+    job = me.until(me.submit(model="tuned", max_tokens=1), "succeeded")
+    assert (job["model"], outcomes(job)) == ("tuned", ["succeeded"])
+    worker.stop()
+    assert worker.process.returncode == 0
+
+
 def test_a_message_in_the_broker_carries_the_jobs_id_and_nothing_else(
     me: Client, stack: Stack
 ) -> None:

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from app.db import Database
 from app.jobs.tables import Job
 from app.webhooks.tables import Delivery
 from scripts.stack import ports
-from tests.conftest import Customer
+from tests.conftest import CATALOG, Customer
 from tests.integration import standin
 from workers.engines.native import wire
 from workers.engines.native.engine import NativeEngine
@@ -28,7 +29,28 @@ PostText = Callable[..., TestResponse]
 Deliver = Callable[[], Delivery]
 Open = Callable[..., NativeEngine]
 
+ADAPTER = """
+[models.{name}]
+enabled = true
+description = "{name}"
+context_length = 80
+input_price_micros = {price}
+output_price_micros = {price}
+version = "7"
+[models.{name}.versions.7]
+source = "{name}"
+base = "fake"
+"""
 RESTARTS_SOON = Patience(first_seconds=0.01, most_seconds=0.05)
+
+
+@pytest.fixture
+def adapters_file(tmp_path: Path) -> Path:
+    """A catalog in which "fake" has two adapters, each with prices of its own."""
+    path = tmp_path / "catalog.toml"
+    verse = ADAPTER.format(name="verse", price=5_000_000)
+    path.write_text(CATALOG + verse + ADAPTER.format(name="terse", price=7_000_000))
+    return path
 
 
 @pytest.fixture

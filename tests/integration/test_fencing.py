@@ -49,8 +49,7 @@ def claim_some(
 ) -> list[Claimed]:
     return claim(
         session,
-        model="fake",
-        version=version,
+        [("fake", version)],
         worker=worker,
         lease_seconds=lease_seconds,
         limit=limit,

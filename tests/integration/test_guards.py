@@ -31,7 +31,7 @@ URL = "http://here"
 
 
 def claim_one(session: Session, worker: str) -> Claimed:
-    (claimed,) = claim(session, model="fake", version="1", worker=worker, lease_seconds=60, limit=1)
+    (claimed,) = claim(session, [("fake", "1")], worker=worker, lease_seconds=60, limit=1)
     return claimed
 
 

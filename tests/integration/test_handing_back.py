@@ -51,9 +51,7 @@ def outcomes(job: dict[str, Any]) -> list[str]:
 
 def take(database: Database) -> Lease:
     with database.transaction() as session:
-        (claimed,) = claim(
-            session, model="fake", version="1", worker="w", lease_seconds=60, limit=1
-        )
+        (claimed,) = claim(session, [("fake", "1")], worker="w", lease_seconds=60, limit=1)
     return claimed.lease
 
 

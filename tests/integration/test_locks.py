@@ -70,7 +70,7 @@ def books_balance(database: Database) -> Iterator[None]:
 
 
 def claim_some(session: Session, limit: int = 1) -> list[Lease]:
-    claimed = claim(session, model="fake", version="1", worker="w", lease_seconds=60, limit=limit)
+    claimed = claim(session, [("fake", "1")], worker="w", lease_seconds=60, limit=limit)
     return [each.lease for each in claimed]
 
 

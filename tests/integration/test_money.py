@@ -43,7 +43,7 @@ def running(job: UUID, database: Database) -> Claimed:
 
 
 def claim_one(session: Session) -> list[Claimed]:
-    return claim(session, model="fake", version="1", worker="w", lease_seconds=60, limit=1)
+    return claim(session, [("fake", "1")], worker="w", lease_seconds=60, limit=1)
 
 
 def finish_one(database: Database, end: End) -> None:

@@ -144,8 +144,7 @@ class Jobs(RuleBasedStateMachine):
         with self.database.transaction() as session:
             claimed = claim(
                 session,
-                model=self.model,
-                version="1",
+                [(self.model, "1")],
                 worker="w",
                 lease_seconds=3600,
                 limit=limit,

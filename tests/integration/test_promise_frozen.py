@@ -45,7 +45,7 @@ def test_a_job_whose_worker_stands_still_in_a_transaction_is_rescued(
 
     submit()
     with database.transaction() as session:
-        claim(session, model="fake", version="1", worker="w", lease_seconds=1, limit=1)
+        claim(session, [("fake", "1")], worker="w", lease_seconds=1, limit=1)
     frozen = database.engine.connect()
     frozen.execute(text("SELECT 1 FROM jobs FOR UPDATE"))
     try:
