@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from workers.engines.native.kernels.reference import ReferenceKernels
 from workers.engines.native.linear import fused
 from workers.engines.native.marlin import together
 
@@ -185,8 +186,11 @@ class OnCuda(Module):
         return x * self.factor
 
 
+KERNELS = ReferenceKernels(torch.device("cpu"))
+
+
 def test_other_kernels_are_asked_one_by_one() -> None:
     first, second = (OnCuda(QUANT_TYPE="tritonv2", factor=each) for each in (2, 3))
     x = torch.ones(2, 4)
-    assert torch.equal(fused(first, second)(x), torch.cat([2 * x, 3 * x], dim=-1))
-    assert fused(first) is first
+    assert torch.equal(fused(first, second, kernels=KERNELS)(x), torch.cat([2 * x, 3 * x], dim=-1))
+    assert fused(first, kernels=KERNELS) is first

@@ -18,6 +18,7 @@ from workers.engines.native.adapters import Adapter, Base, attach
 from workers.engines.native.graphs import Capturing
 from workers.engines.native.loop import Loop
 from workers.engines.native.models import family, lean
+from workers.engines.native.models.llama import Llama
 from workers.engines.native.runner import ModelRunner
 from workers.engines.native.schemas import as_json
 from workers.engines.transformers import loading
@@ -97,14 +98,7 @@ def assemble(
     if blocks is None:
         blocks = sizing.blocks(model, context_length=context_length, slots=slots, budget=budget)
     runner = ModelRunner(model, blocks=blocks, active=active)
-    log.info(
-        "engine.built",
-        kernels=type(model.kernels).__name__,
-        dtype=str(model.dtype).removeprefix("torch."),
-        device=str(model.device),
-        kv_tokens=blocks * model.kernels.block_size,
-        kv_mib=blocks * model.block_bytes >> 20,
-    )
+    _say_built(model, blocks)
     if on_cuda:
         _capture(runner, slots=slots, context_length=context_length)
     return Loop(
@@ -116,6 +110,17 @@ def assemble(
         end_tokens=ends,
         grammars=_grammars(tokenizer, runner.vocabulary, ends),
         refused=refused,
+    )
+
+
+def _say_built(model: Llama, blocks: int) -> None:
+    log.info(
+        "engine.built",
+        kernels=type(model.kernels).__name__,
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=str(model.device),
+        kv_tokens=blocks * model.kernels.block_size,
+        kv_mib=blocks * model.block_bytes >> 20,
     )
 
 

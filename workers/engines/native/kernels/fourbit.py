@@ -66,7 +66,9 @@ def declare(library: ctypes.CDLL) -> None:
 
 def _words(codes: Tensor) -> Tensor:
     """Codes (out, in) in the order of fourbit.c: int16 (tiles, in / 8, TILE, 2)."""
-    eights = _tiled(codes.T).unflatten(1, (-1, 4, 2))  # (tiles, in / 8, place, neighbour, TILE)
+    tiles = _tiled(codes.T)
+    # (tiles, in / 8, place, neighbour, TILE)
+    eights = tiles.view(len(tiles), -1, 4, 2, TILE)
     words = (eights.int() << torch.arange(0, 16, 4).view(4, 1, 1)).sum(2)
     return words.transpose(2, 3).contiguous().to(torch.int16)
 
@@ -88,4 +90,4 @@ def _bias(matrix: Codes) -> Tensor | None:
 def _tiled(rows: Tensor) -> Tensor:
     """(any, out) as (tiles, any, TILE), filled up with zeros."""
     filled = torch.nn.functional.pad(rows, (0, -rows.shape[1] % TILE))
-    return filled.unflatten(1, (-1, TILE)).transpose(0, 1).contiguous()
+    return filled.reshape(len(rows), -1, TILE).transpose(0, 1).contiguous()
