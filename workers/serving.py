@@ -53,6 +53,7 @@ class Serving:
         self._database = database
         self._engine: Engine | None = None
         self._state, self._error = WorkerState.LOADING, ""
+        self._refused_first: Mapping[str, str] = {}
         self._claims: Group[None, Claimed | None] = Group(self._claim, gather=True)
         self._gpus = Gpus(settings)
         self.heartbeat = Heartbeat(settings, database, cancel=self._cancel, report=self._reports)
@@ -77,6 +78,7 @@ class Serving:
             self._gpus.stop()
             self.heartbeat.stop()
             raise
+        self._refused_first = self._engine.stats().refused
         self._state = WorkerState.READY
         self.heartbeat.beat()
         seconds = round(time.monotonic() - started, 1)
@@ -171,9 +173,13 @@ class Serving:
         return replace(said, state=WorkerState.FAILED, error=error)
 
     def _refused(self) -> Mapping[str, str]:
-        return self._engine.stats().refused if self._engine else {}
+        """Also who was refused at first only: its queue is not consumed until a restart."""
+        now = self._engine.stats().refused if self._engine else {}
+        return {**now, **self._refused_first}
 
     def _report(self) -> presence.Report:
+        if self._state is WorkerState.READY:
+            self.ready()  # also when no job comes, an engine that died for good ends the process
         engine = self._engine
         stats = engine.stats() if engine else None
         # An engine that starts again loads its model again.

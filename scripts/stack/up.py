@@ -60,7 +60,7 @@ class Up:
         outcome = demo.run(
             Client(choices.url, self.state.read_env()["GPTQUEUE_API_KEY"]),
             receiver,
-            model=next(iter(models)),
+            model=bases[0],
             screen=self.screen,
             tend=self.supervisor.tend,
         )

@@ -7,7 +7,7 @@ from unittest import mock
 import torch
 
 from app.errors import ModelLoadFailed
-from workers.engines.native import building
+from workers.engines.native import building, sizing
 from workers.engines.native.loop import Loop
 from workers.engines.transformers import loading
 
@@ -28,11 +28,11 @@ def say_where(*, device: str, **arguments: Any) -> Loop:
 
 def no_room_for_keys(**arguments: Any) -> Loop:
     """The memory that was free is gone when it is asked for."""
-    with mock.patch.object(building, "_blocks", return_value=PETABYTES):
+    with mock.patch.object(sizing, "blocks", return_value=PETABYTES):
         return building.build(**arguments)
 
 
 def short_of_room(*, blocks: int, **arguments: Any) -> Loop:
     """A loop with so few ``blocks`` of keys and values that requests must give way."""
-    with mock.patch.object(building, "_blocks", return_value=blocks):
+    with mock.patch.object(sizing, "blocks", return_value=blocks):
         return building.build(**arguments)

@@ -162,6 +162,13 @@ def test_an_adapter_that_does_more_than_plain_lora_is_refused(
     assert refusal(tmp_path).startswith(reason)
 
 
+def test_settings_that_nobody_thought_of_refuse_their_own_adapter_only(
+    folders: dict[str, Path],
+) -> None:
+    edited(folders["wide"], auto_mapping="x")
+    assert loop(tiny.llama(), folders).refused == {"wide": "It cannot be read: AttributeError."}
+
+
 def refusal(folder: Path) -> str:
     """Why the tiny Llama takes no such adapter."""
     with pytest.raises(ModelLoadFailed) as refused:

@@ -20,10 +20,15 @@ def written(folder: Path, **files: str) -> Path:
 @pytest.mark.parametrize(
     "files",
     [
-        {"memory-max": f"{9 * MIB}\n", "memory-current": f"{2 * MIB}\n"},
+        {
+            "memory-max": f"{9 * MIB}\n",
+            "memory-current": f"{4 * MIB}\n",
+            "memory-stat": f"anon 5\ninactive_file {2 * MIB}\n",
+        },
         {
             "memory__memory-limit_in_bytes": f"{9 * MIB}",
-            "memory__memory-usage_in_bytes": f"{2 * MIB}",
+            "memory__memory-usage_in_bytes": f"{4 * MIB}",
+            "memory__memory-stat": f"inactive_file 7\ntotal_inactive_file {2 * MIB}\n",
         },
     ],
     ids=["version 2", "version 1"],
@@ -33,11 +38,13 @@ def test_in_a_container_its_limit_says_what_is_free(tmp_path: Path, files: dict[
 
 
 def test_a_container_that_uses_all_has_nothing_free(tmp_path: Path) -> None:
-    files = {"memory-max": str(MIB), "memory-current": str(2 * MIB)}
+    files = {"memory-max": str(MIB), "memory-current": str(2 * MIB), "memory-stat": ""}
     assert free_bytes(written(tmp_path, **files)) == 0
 
 
-@pytest.mark.parametrize("files", [{}, {"memory-max": "max", "memory-current": "1"}])
+@pytest.mark.parametrize(
+    "files", [{}, {"memory-max": "max", "memory-current": "1", "memory-stat": ""}]
+)
 def test_without_a_limit_the_host_says_it(
     tmp_path: Path, files: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workers.engines.base import Sampling
+from workers.engines.devices import sent
 from workers.engines.native.wire import Ids
 
 NARROWEST = 64
@@ -36,12 +37,16 @@ class Penalties:
         # The model may have embeddings for ids that it has no logits for.
         tokens = tokens[tokens < self._vocabulary].astype(np.int64)
         self._widen(len(tokens))
-        self._tokens[slot, : len(tokens)] = torch.from_numpy(tokens)
+        device = self._tokens.device
+        self._tokens[slot, : len(tokens)] = sent(tokens, device)
         self._chosen[slot] = 0
         self._distinct[slot] = self._most[slot] = len(tokens)
-        self._strengths[slot] = torch.tensor(
-            [sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty]
+        strengths = (
+            sampling.repetition_penalty,
+            sampling.presence_penalty,
+            sampling.frequency_penalty,
         )
+        self._strengths[slot] = sent(np.array(strengths, np.float32), device)
 
     def release(self, slot: int) -> None:
         """Nobody is in this slot."""
@@ -62,11 +67,12 @@ class Penalties:
         change = torch.where(self._used(slots), after - before, 0).nan_to_num(0)
         scores.scatter_add_(1, tokens, change)
 
-    def count(self, slots: NDArray[np.int64], tokens: Tensor) -> None:
-        """Note the chosen ``tokens``, int64 (rows,) of which -1 counts as any, of these slots."""
+    def count(self, slots: NDArray[np.int64], rows: Tensor, tokens: Tensor) -> None:
+        """Note the chosen ``tokens``, int64 (rows,) of which -1 counts as any, of these slots;
+        ``rows`` are the same on the device.
+        """
         self._widen(int(self._most[slots].max()) + 1)
         self._most[slots] += 1
-        rows = torch.from_numpy(slots).to(tokens.device)
         tokens = tokens.clamp(min=0)
         same = (self._tokens[rows] == tokens.unsqueeze(-1)) & self._used(rows)
         known = same.any(-1)

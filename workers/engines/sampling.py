@@ -183,12 +183,16 @@ class Sampler:
         tokens = tokens.int()
         # A token that there is not, because its logits are no numbers, must not be looked up.
         self.newest[group.on_device] = tokens.clamp(min=0)
-        return Choice(tokens, group.asked, logprobs)
+        choice = Choice(tokens, group.asked, logprobs)
+        # Last: a step that finds no memory above is taken again, and must not count twice.
+        if len(group.penalized_slots):
+            counted = tokens[group.rows][group.penalized].long()
+            self._penalties.count(group.penalized_slots, group.slots[group.penalized], counted)
+        return choice
 
     def _adjusted(self, scores: Tensor, group: _Group, positions: Ids) -> Tensor:
         """The tokens of the adjusted rows; ``scores`` float32 (adjusted, vocabulary) are spent."""
-        penalties = len(group.penalized_slots) > 0
-        if penalties:
+        if len(group.penalized_slots):
             self._penalties.apply(scores, group.slots)
         best = scores.max(-1)
         tokens = _valid(best)
@@ -198,8 +202,6 @@ class Sampler:
             shares = self._sent(uniform(group.seeds, positions[group.places]))
             drawn = draw(scores.exp_(), shares, group.cuts, cut=group.cut)
             tokens = torch.where(group.random & (tokens >= 0), drawn, tokens)
-        if penalties:
-            self._penalties.count(group.penalized_slots, tokens[group.penalized])
         return tokens
 
     def _grouped(self, slots: Ids) -> _Group:

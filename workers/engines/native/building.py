@@ -30,6 +30,8 @@ from workers.engines.transformers.engine import end_tokens
 # small model. One of 2048 takes an 8B model at least 42 ms.
 BUDGET = {"cpu": 256, "cuda": 2048}
 
+NO_ADAPTERS: Mapping[str, Path] = MappingProxyType({})
+
 log = structlog.get_logger(__name__)
 
 
@@ -40,7 +42,7 @@ def build(
     device: str,
     context_length: int,
     slots: int,
-    adapters: Mapping[str, Path],
+    adapters: Mapping[str, Path] = NO_ADAPTERS,
 ) -> Loop:
     """The loop for a checkpoint; raises ModelLoadFailed, UnknownArchitecture if another engine may
     know it.
@@ -75,7 +77,7 @@ def assemble(
     slots: int,
     blocks: int | None = None,
     int8: bool = False,
-    adapters: Mapping[str, Path] = MappingProxyType({}),
+    adapters: Mapping[str, Path] = NO_ADAPTERS,
 ) -> Loop:
     """The loop for a loaded transformers model, whose layers are taken apart; ``blocks`` of KV
     memory, None for as many as are of use and fit; ``int8`` as for ``lean``.
@@ -150,6 +152,10 @@ def _adapters(base: Base, folders: Mapping[str, Path]) -> tuple[dict[int, Adapte
             read[number] = lora.read(folder, base)
         except ModelLoadFailed as error:
             refused[name] = error.message
+        except Exception as error:
+            # Whatever is in its files, or keeps them from us: the base and the others are served.
+            log.warning("engine.adapter_unreadable", adapter=name, exc_info=error)
+            refused[name] = f"It cannot be read: {type(error).__name__}."
     return read, refused
 
 

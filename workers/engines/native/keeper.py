@@ -99,8 +99,12 @@ class Keeper:
         try:
             with closing(EngineProcess(self._load)) as process:
                 self._begin(process, self._await_ready(process))
-                while not self._closed:
-                    self._listen(process)
+                try:
+                    while not self._closed:
+                        self._listen(process)
+                except ProcessDied as death:
+                    self._lose_all(str(death))  # before the process is waited for
+                    raise
         except ProcessDied as death:
             if not self._loaded.done():  # it could not even be started
                 raise ModelLoadFailed(str(death)) from death
@@ -152,15 +156,18 @@ class Keeper:
             seconds = f"{self._stall_seconds:g} s"
             raise ProcessDied(f"The engine's process hung for {seconds} and was killed.")
 
+    def _lose_all(self, why: str) -> None:
+        with self.changed:
+            self.process = None
+            self.problem = f"{why} It is being started again."
+        self._lose(why)
+
     def _mourn(self, why: str) -> bool:
         """The process died; after a pause, whether it is to be started again."""
         ran_seconds = time.monotonic() - self._ready_at
         pause = self._restarts.died(ran_seconds=ran_seconds, served=self._served)
         log.error("engine.died", reason=why, pause_seconds=pause)
-        with self.changed:
-            self.process = None
-            self.problem = f"{why} It is being started again."
-        self._lose(why)
+        self._lose_all(why)
         if pause is None:
             self._give_up(f"{why} That happened again and again, so it is not started any more.")
             return False

@@ -80,7 +80,11 @@ class EngineProcess:
         except subprocess.TimeoutExpired:
             log.warning("engine_killed", pid=self.pid, reason="it did not end when it was told to")
             self.kill()
-            self._process.wait()
+            try:
+                self._process.wait(CLOSE_SECONDS)
+            except subprocess.TimeoutExpired:
+                # A driver that hangs keeps it in the kernel; nobody may wait for that.
+                log.critical("engine_cannot_be_ended", pid=self.pid)
         self.say_close()  # to the sender: its end of the connection is broken by now
         self._sender.join()
         self._connection.close()

@@ -154,6 +154,8 @@ typedef struct {
 
 static void shape_tiles(int rows) {
     Shapes shapes = {.palette = 1, .bytes = {64, 64, 64}, .rows = {rows, rows, TILE}};
+    /* GCC before 12.4 believes that the instruction reads 8 bytes only (GCC bug 114098). */
+    __asm__ volatile("" : : "r"(&shapes) : "memory");
     _tile_loadconfig(&shapes);
 }
 
@@ -212,6 +214,7 @@ static void multiply_amx(const Matrix *m, const uint16_t *x, uint16_t *out, long
         for (long index = 0; index < (m->out + TILE - 1) / TILE; index++) {
             Tile tile = tile_of(m, index);
             spread_all(m, &tile, panel);
+            __asm__ volatile("" : : "r"(panel) : "memory"); /* nor that loads of tiles read memory */
             for (long block = 0; block < blocks; block++) {
                 long first = block + 1 < blocks ? block * size : rows - size;
                 uint16_t *to = out + first * m->out + index * TILE;

@@ -33,7 +33,10 @@ class Pages:
 
 
 def _mapped(size: int) -> mmap.mmap:
-    chunk = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        chunk = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"No memory for {size} bytes of a matrix.") from error
     # Linux alone has them, and only if so configured.
     with suppress(AttributeError, OSError):
         chunk.madvise(mmap.MADV_HUGEPAGE)
