@@ -120,7 +120,7 @@ def test_a_gpu_that_fails_while_weights_are_read_is_not_taken_for_a_bad_checkpoi
 
 def test_a_model_too_large_for_one_gpu_names_the_way_out(tmp_path: Path) -> None:
     message = failed_load(torch.OutOfMemoryError("CUDA out of memory."), tmp_path)
-    assert message.startswith("The model does not fit into the memory of one GPU")
+    assert message.startswith("The model does not fit into what is free of the memory of one GPU")
     assert "vLLM" in message
     assert 'engine "openai"' in message
 
@@ -137,5 +137,7 @@ def test_a_restart_looks_for_the_gpu_again_and_never_for_the_cpu(
     settings = Settings(models_dir=tmp_path)
     assert settings.device == "auto"
     with pytest.raises(ModelLoadFailed) as told:
-        opening.open_engine(Version(source="tiny"), settings=settings, context_length=120)
+        opening.open_engine(
+            Version(source="tiny"), settings=settings, context_length=120, adapters={}
+        )
     assert told.value.message == "cuda on GPU-b"

@@ -40,6 +40,7 @@ def decode(slots: Any, lengths: Any, tables: Any, **other: Any) -> Batch:
     rows = np.arange(len(slots) + 1, dtype=np.int32)
     given: dict[str, Any] = {
         "slots": slots,
+        "adapters": np.zeros(len(slots), np.int32),
         "tokens": rows[:-1] + 5,
         "positions": lengths - 1,
         "places": tables[rows[:-1], (lengths - 1) // 16] * 16 + (lengths - 1) % 16,

@@ -64,8 +64,8 @@ def first_logits(model: Any, *, int8: bool) -> Tensor:
     kept: list[Tensor] = []
     run = made._runner.run
 
-    def keep(batch: Batch) -> Tensor:
-        kept.append(run(batch))
+    def keep(batch: Batch, newest: Tensor) -> Tensor:
+        kept.append(run(batch, newest))
         return kept[-1]
 
     made._runner.run = keep
@@ -80,7 +80,8 @@ def first_logits(model: Any, *, int8: bool) -> Tensor:
 def test_logits_are_near_those_of_float32(make: Callable[[], Any]) -> None:
     exact, got = (first_logits(make(), int8=int8) for int8 in (False, True))
     apart = (got - exact).norm(dim=1) / exact.norm(dim=1)
-    assert 0 < float(apart.mean()) < 0.1
+    # Up to 0.15 with these small random matrices; 0.4 and 0.5 with scales that are wrong by half.
+    assert 0 < float(apart.mean()) < 0.25
 
 
 def test_every_matrix_of_the_layers_is_quantized_and_the_head_is_not() -> None:
