@@ -166,7 +166,10 @@ def test_a_checkpoint_whose_weights_are_not_those_of_its_config_is_refused(
 @pytest.mark.parametrize(
     ("where", "words"),
     [
-        ("no_room_for_weights", "not fit into what is free of the memory of one GPU.* vLLM .* engine .openai."),
+        (
+            "no_room_for_weights",
+            "not fit into what is free of the memory of one GPU.* vLLM .* engine .openai.",
+        ),
         ("no_room_for_keys", "not fit into memory"),
     ],
 )
