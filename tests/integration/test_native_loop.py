@@ -231,7 +231,7 @@ def test_steps_grow_again_when_memory_is_back(made: Loop, monkeypatch: pytest.Mo
     run_batch, shortages = made._runner.run, [2]
 
     def scarce(batch: Any, newest: torch.Tensor) -> torch.Tensor:
-        if len(batch.slots) == 6 and shortages[0]:
+        if len(batch.slots) == len(batch.tokens) == 6 and shortages[0]:
             shortages[0] -= 1
             raise MemoryError
         return run_batch(batch, newest)
