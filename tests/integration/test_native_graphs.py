@@ -185,5 +185,5 @@ def test_without_triton_another_engine_takes_the_gpu(monkeypatch: pytest.MonkeyP
             models_dir=None,
             device="cuda",
             context_length=8,
-            slots=1,  # type: ignore[arg-type]
+            slots=1,
         )

@@ -98,7 +98,7 @@ def test_a_step_ahead_begins_before_the_last_tokens_are_known() -> None:
         begun.append(batch.ahead.tolist())
         return run_batch(batch, newest)
 
-    made._runner.run = seen  # type: ignore[method-assign]
+    made._runner.run = seen
     heard = run(made, [job(1, [5, 6], 4)])
     assert begun == [[], [0], [0], [0]]
     assert heard.tokens[1] == generated(tiny.llama(), [5, 6], 4)

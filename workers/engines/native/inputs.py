@@ -5,11 +5,10 @@ import torch
 from torch import Tensor
 
 from workers.engines.native.batch import Batch
+from workers.engines.native.kernels import aligned
 from workers.engines.native.wire import Ids
 
 COLUMNS = 4  # tokens, positions, places, lengths
-# Numbers of 4 bytes: Triton's kernels want arrays to begin at multiples of 16 bytes.
-ALIGNMENT = 4
 
 
 class Inputs:
@@ -23,7 +22,7 @@ class Inputs:
         """Tables have at most ``width`` blocks. ``filler`` is for rows that only fill up a batch: a
         block that nobody else has, and the tokens of a block.
         """
-        self._room = -(-rows // ALIGNMENT) * ALIGNMENT
+        self._room = aligned(rows)
         self._width = width
         self._spare = filler[0]
         # Token 0 at position 0, of a text of length 1.

@@ -258,9 +258,9 @@ class Loop:
         going &= ~np.isin(slots, list(failed))
         self._slots.learn(slots[going], tokens[going])
         self._generated += int(going.sum())
-        for row, logprobs in chosen.logprobs.items():
-            if row in rows[going]:
-                self._telling.logprobs(int(flight.slots[row]), logprobs)
+        for row in rows[going].tolist() if chosen.logprobs else ():
+            if row in chosen.logprobs:
+                self._telling.logprobs(int(flight.slots[row]), chosen.logprobs[row])
         full = going & ~over & (self._slots.known(slots) >= self._slots.end[slots])
         self._end(slots[over].tolist(), FinishReason.STOP)
         self._end(slots[full].tolist(), FinishReason.LENGTH)

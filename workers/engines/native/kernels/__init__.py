@@ -125,6 +125,13 @@ class Replayable(Kernels, Protocol):
         """
 
 
+def aligned(numbers: int) -> int:
+    """So many int32, or a few more, that what is packed behind them begins at a multiple of 16
+    bytes. Elsewhere Triton would compile a kernel once more.
+    """
+    return -(-numbers // 4) * 4
+
+
 def choose(device: torch.device, *, sizes: tuple[int, ...]) -> Kernels:
     """The best kernels for a device and a model with vectors of these ``sizes``."""
     from workers.engines.native.kernels.reference import ReferenceKernels

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from workers.engines.devices import sent
 from workers.engines.native.batch import Batch, ragged
-from workers.engines.native.kernels import Heads
+from workers.engines.native.kernels import Heads, aligned
 from workers.engines.native.wire import Ids
 
 BLOCK_SIZE = 16  # tokens
@@ -20,8 +20,6 @@ PROGRAMS_EACH = 4
 MOST_SPLITS = 32
 # With fewer tokens each, another split costs more than it brings.
 SPLIT_TOKENS = 128
-# Numbers: where an address is no multiple of 16 bytes, Triton would compile a kernel once more.
-ALIGNMENT = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +74,7 @@ def on_device(batch: Batch, heads: Heads, device: torch.device) -> Step:
 
 
 def _sent(arrays: list[Ids], device: torch.device) -> list[Tensor]:
-    padded = [-(-each.size // ALIGNMENT) * ALIGNMENT for each in arrays]
+    padded = [aligned(each.size) for each in arrays]
     packed = np.zeros(sum(padded), np.int32)
     begins = (np.cumsum(padded) - padded).tolist()
     for begin, each in zip(begins, arrays, strict=True):
