@@ -72,25 +72,28 @@ class Product:
         before = self._generated()
         started = time.monotonic()
         with ThreadPoolExecutor(max_workers=CLIENTS) as clients:
-            list(clients.map(lambda text: self._submit(text, tokens), texts))
+            list(clients.map(lambda share: self._submit(share, tokens), _shares(texts)))
         seconds = self.receiver.last_moment(len(texts)) - started
         found = self._generated() - before
         if found != tokens * len(texts):
             raise Problem(f"{len(texts)} jobs gave {found} tokens, not {tokens * len(texts)}.")
         return found / seconds
 
-    def _submit(self, text: str, tokens: int) -> None:
+    def _submit(self, texts: list[str], tokens: int) -> None:
+        """One client's jobs, over one connection."""
         connection = http.client.HTTPConnection(LOCALHOST, self.ground.stack.choices.port)
-        body = {"model": MODEL, "prompt": text, "max_tokens": tokens, "temperature": 0}
-        message = json.dumps({**body, "webhook_url": self.receiver.url})
         headers = {
             "Authorization": f"Bearer {self.ground.key}",
             "Content-Type": "application/json",
         }
-        connection.request("POST", "/api/v1/complete", message, headers)
-        answer = connection.getresponse()
-        if answer.status != HTTPStatus.ACCEPTED:
-            raise Problem(f"A job was refused ({answer.status}): {answer.read().decode()}")
+        for text in texts:
+            body = {"model": MODEL, "prompt": text, "max_tokens": tokens, "temperature": 0}
+            message = json.dumps({**body, "webhook_url": self.receiver.url})
+            connection.request("POST", "/api/v1/complete", message, headers)
+            answer = connection.getresponse()
+            said = answer.read().decode()
+            if answer.status != HTTPStatus.ACCEPTED:
+                raise Problem(f"A job was refused ({answer.status}): {said}")
         connection.close()
 
     def _generated(self) -> int:
@@ -101,3 +104,8 @@ class Product:
             (tokens,) = cursor.fetchone()
         connection.close()
         return int(tokens or 0)
+
+
+def _shares(texts: list[str]) -> list[list[str]]:
+    """What each of the clients submits."""
+    return [texts[first::CLIENTS] for first in range(CLIENTS)]

@@ -154,6 +154,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     connection, parent = (int(each) for each in sys.argv[1:])
     _die_with(parent)
+    # Whatever the worker has: what makes way for others may be the worker, but not the model.
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     logs.configure(config.current())
     worker = Connection(connection)
     try:
