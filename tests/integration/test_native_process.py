@@ -281,6 +281,15 @@ def test_a_process_that_hangs_is_killed_and_one_without_work_is_not(open_engine:
     wait_for(engine.ready)
 
 
+def test_the_process_makes_way_for_nobody_even_if_its_worker_does(open_engine: Open) -> None:
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # of this thread, and of its own
+    try:
+        engine = open_engine()
+        assert os.sched_getscheduler(pid_of(engine)) == os.SCHED_OTHER
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
 def test_while_it_restarts_the_engine_is_not_ready_and_says_why(open_engine: Open) -> None:
     engine = open_engine(patience=Patience(first_seconds=3600))
     assert error_of(engine.submit(ask(KILLS))) is EngineLost

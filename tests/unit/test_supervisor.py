@@ -133,6 +133,13 @@ def test_stopping_ends_every_part_the_last_first(rig: Rig) -> None:
     assert printed.index("two has stopped") < printed.index("one has stopped")
 
 
+def test_a_part_makes_way_for_who_computes(rig: Rig) -> None:
+    rig.supervisor.start(rig.part("server", SERVER))
+    process = rig.process("server")
+    assert process is not None
+    assert os.sched_getscheduler(process.pid) == os.SCHED_BATCH
+
+
 def test_a_part_that_ignores_the_signal_is_killed_after_its_grace(rig: Rig) -> None:
     rig.supervisor.start(rig.part("stubborn", STUBBORN, grace_seconds=0.1))
     process = rig.process("stubborn")
