@@ -5,7 +5,7 @@ there is to do, so a broker that is down, emptied or doubled costs time, never a
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from uuid import UUID
 
 import structlog
@@ -30,7 +30,6 @@ GENERATE_TASK = "generate"
 DELIVER_TASK = "deliver"
 SWEEP_TASK = "sweep"
 
-_ENDED_CHANNEL = "gptqueue.ended"
 _SILENCE_SECONDS = 3.0  # without publishing, after a publish that failed
 # A connection that packets no longer pass through shows no error: a worker whose broker answers
 # nothing for a second and this time (kombu looks as often) makes another, 11 s later at most.
@@ -107,28 +106,34 @@ class Broker:
         """Tell the delivery workers that webhooks are due, of which this is one."""
         self._push([(DELIVER_TASK, delivery_id, WEBHOOKS)])
 
-    def announce_ends(self, job_ids: Iterable[UUID]) -> None:
-        """Tell whoever waits for these jobs that they have ended."""
+    def publish(self, messages: Iterable[tuple[str, str]]) -> None:
+        """Tell channels something; whoever does not listen now never hears it."""
         pipeline = self._redis.pipeline(transaction=False)
-        for job_id in job_ids:
-            pipeline.publish(_ENDED_CHANNEL, str(job_id))
+        for channel, message in messages:
+            pipeline.publish(channel, message)
         self._send(pipeline)
 
-    def ended_jobs(self, until: Callable[[], bool]) -> Iterable[UUID]:
-        """The ids of jobs as they end; raises RedisError when the broker goes away or is silent."""
-        with self._redis.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
-            channel.subscribe(_ENDED_CHANNEL)
+    def heard(
+        self, channels: Sequence[str], until: Callable[[], bool]
+    ) -> Iterator[tuple[str, bytes]]:
+        """Messages of these channels, each with its channel's name, after ("", b"") when they are
+        listened to; raises RedisError when the broker goes away or is silent.
+        """
+        with self._redis.pubsub() as listener:  # type: ignore[no-untyped-call]
+            listener.subscribe(*channels)
             heard = time.monotonic()
             while not until():
-                message = channel.get_message(timeout=_PING_SECONDS)
+                message = listener.get_message(timeout=_PING_SECONDS)
                 if message is not None:
                     heard = time.monotonic()
                     if message["type"] == "message":
-                        yield UUID(message["data"].decode())
+                        yield message["channel"].decode(), message["data"]
+                    elif message["type"] == "subscribe" and message["data"] == len(channels):
+                        yield "", b""
                 elif time.monotonic() > heard + _PING_SECONDS + self._timeout_seconds:
                     raise TimeoutError("the broker does not answer")
                 else:
-                    channel.ping()
+                    listener.ping()
 
     def depth(self, queue: str) -> int:
         """Messages in a queue; raises RedisError."""

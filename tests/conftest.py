@@ -220,7 +220,7 @@ def api(settings: Settings) -> Iterator[Flask]:
     """The API, composed as in production."""
     app = create_app(settings)
     yield app
-    app.extensions["gptqueue"].waiters.close()
+    app.extensions["gptqueue"].watchers.close()
     app.extensions["gptqueue"].database.close()
 
 

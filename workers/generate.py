@@ -16,6 +16,7 @@ from app.jobs.claim import Claimed
 from app.jobs.states import Outcome
 from app.jobs.transition import End, Lease
 from app.logs import frames
+from app.streams import storable
 from workers import logprobs
 from workers.engines.base import Generation
 from workers.process import Process
@@ -69,7 +70,7 @@ def _run(serving: Serving, claimed: Claimed) -> End:
 
 def _succeeded(claimed: Claimed, generation: Generation) -> End:
     result = finish.Result(
-        text=generation.text.replace("\x00", "\ufffd"),  # PostgreSQL cannot store NUL
+        text=storable(generation.text),
         finish_reason=generation.finish_reason.value,
         usage=Usage(generation.prompt_tokens, generation.completion_tokens),
         logprobs=logprobs.as_json(generation.logprobs),

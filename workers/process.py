@@ -20,6 +20,7 @@ from app.queues import GENERATE_PREFIX, Broker, generate_queue
 from workers.deliver import Courier
 from workers.grace import Grace
 from workers.serving import Identity, Serving
+from workers.streams import Streams
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +41,7 @@ class Process:
         self._finishes: Group[End, Ended] = Group(self._finish, gather=True)
         self._hand_backs: Group[Lease, None] = Group(self._hand_back)
         self._losses: Group[Lease, None] = Group(self._lose)
+        self.streams = Streams(broker)
         self.courier = Courier(settings, database)
 
     def serve(self, queues: list[str], worker: str) -> list[str]:
@@ -47,6 +49,7 @@ class Process:
         that can be consumed now. Raises ModelLoadFailed.
         """
         self.grace.start()
+        self.streams.start()
         served = catalog.load(self.settings.catalog_file)
         names = [
             queue.removeprefix(GENERATE_PREFIX)
@@ -66,7 +69,13 @@ class Process:
         return [generate_queue(model) for each in self._all() for model, _ in each.served]
 
     def _load(self, identity: Identity, model: Model, *, adapters: Mapping[str, Model]) -> None:
-        serving = Serving(self.settings, self.database, identity, adapters=adapters)
+        serving = Serving(
+            self.settings,
+            self.database,
+            identity,
+            streams=self.streams,
+            adapters=adapters,
+        )
         for name in (identity.model, *adapters):
             self.servings[generate_queue(name)] = serving
         serving.start(model)
@@ -138,6 +147,7 @@ class Process:
         """Stop every engine, say goodbye, and let webhooks that are on their way arrive."""
         for serving in self._all():
             serving.stop()
+        self.streams.close()
         self.courier.stop()
 
 

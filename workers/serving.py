@@ -22,6 +22,7 @@ from workers import engines
 from workers.engines.base import Engine, Generation, Message, Request, Sampling, Stats
 from workers.gpus import Gpus
 from workers.heartbeat import Heartbeat
+from workers.streams import Streams
 
 log = structlog.get_logger(__name__)
 
@@ -44,10 +45,12 @@ class Serving:
         database: Database,
         identity: Identity,
         *,
+        streams: Streams,
         adapters: Mapping[str, catalog.Model],
     ) -> None:
         """``identity`` names the model; ``adapters`` are those of it, by name."""
         self.identity = identity
+        self._streams = streams
         self._adapters = adapters
         self._settings = settings
         self._database = database
@@ -70,6 +73,7 @@ class Serving:
                 model,
                 version=self.identity.version,
                 settings=self._settings,
+                publish=self._streams.publish,
                 adapters=self._adapters,
             )
         except ModelLoadFailed as error:
@@ -149,8 +153,13 @@ class Serving:
     def run(self, claimed: Claimed) -> Generation:
         """Generate and wait for it; raises what Engine.submit says."""
         assert self._engine is not None
+        engine, lease = self._engine, claimed.lease
+        request = _request(claimed, base=self.identity.model)
         try:
-            return self._engine.submit(_request(claimed, base=self.identity.model)).result()
+            with self._streams.telling(lease, request.id, stream=engine.stream):
+                future = engine.submit(request)
+                self._streams.ask(lease, request.id)
+                return future.result()
         except (EngineClosed, EngineLost):
             self.ready()  # sees whether it died for good
             raise

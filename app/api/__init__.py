@@ -8,14 +8,15 @@ from flask import Flask
 from sentry_sdk.integrations.flask import FlaskIntegration
 
 from app import catalog, config, errortracking, logs, schema
-from app.api import health, jobs, models, openapi, problems, requestids, usage, webhooks
+from app.api import events, health, jobs, models, openapi, problems, requestids, usage, webhooks
 from app.api.authentication import Authenticator
 from app.api.reading import Reader
 from app.api.services import Services
 from app.api.submitting import Submitter
-from app.api.waiters import Waiters
+from app.api.watchers import Watchers
 from app.db import Database
 from app.jobs import queries
+from app.jobs.queries import Standing
 from app.queues import Broker
 
 
@@ -38,16 +39,16 @@ def create_app(settings: config.Settings | None = None) -> Flask:
         submitter=Submitter(settings, database, broker),
         reader=Reader(settings, database),
         authenticator=Authenticator(database),
-        waiters=Waiters(broker, lambda job_ids: _ended(database, job_ids)),
+        watchers=Watchers(broker, lambda job_ids: _standings(database, job_ids)),
     )
     requestids.install(app)
     problems.install(app)
-    for part in (jobs, models, usage, webhooks, health, openapi):
+    for part in (jobs, events, models, usage, webhooks, health, openapi):
         app.register_blueprint(part.blueprint, url_prefix="/api/v1")
     structlog.get_logger(__name__).info("api_started")
     return app
 
 
-def _ended(database: Database, job_ids: Collection[UUID]) -> set[UUID]:
+def _standings(database: Database, job_ids: Collection[UUID]) -> dict[UUID, Standing]:
     with database.statement() as session:
-        return queries.ended(session, job_ids)
+        return queries.standings(session, job_ids)

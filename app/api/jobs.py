@@ -102,7 +102,7 @@ def get_job(principal: Principal, job_id: str) -> JobDocument:
     """Read a job. With "Prefer: wait=n" the answer comes when it has ended, or after n seconds
     (60 at most).
     """
-    return _read_when_ended(principal, _parse_id(job_id))
+    return _read_when_ended(principal, parse_id(job_id))
 
 
 @operation(
@@ -141,7 +141,7 @@ def cancel(principal: Principal, job_id: str) -> JobDocument:
     """Cancel a job: at once while it is queued, within seconds while it runs. Cancelling a job
     that has ended changes nothing.
     """
-    wanted = _parse_id(job_id)
+    wanted = parse_id(job_id)
     with services().database.transaction() as session:
         ended = cancel_job(
             session, principal.account_id, wanted, base_url=services().settings.public_url
@@ -206,7 +206,7 @@ def _when_ended(principal: Principal, document: JobDocument) -> JobDocument:
     seconds = _preferred_wait()
     if not seconds or document.status in TERMINAL:
         return document
-    services().waiters.wait(document.id, seconds)
+    services().watchers.wait(document.id, seconds)
     return _read(principal, document.id)
 
 
@@ -216,7 +216,8 @@ def _preferred_wait() -> float:
     return min(float(found[1]), _LONGEST_WAIT.total_seconds()) if found else 0.0
 
 
-def _parse_id(text: str) -> UUID:
+def parse_id(text: str) -> UUID:
+    """A job's id; raises JobNotFound where it is none."""
     try:
         return UUID(text)
     except ValueError:

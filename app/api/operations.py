@@ -30,6 +30,7 @@ class Operation:
     path: str
     view: View
     answer: type[BaseModel] | None
+    media_type: str
     status: int
     body: type[BaseModel] | None
     query: type[BaseModel] | None
@@ -48,6 +49,7 @@ def operation(
     path: str,
     *,
     answer: type[BaseModel] | None,
+    media_type: str = "application/json",
     status: int = 200,
     body: type[BaseModel] | None = None,
     query: type[BaseModel] | None = None,
@@ -67,6 +69,7 @@ def operation(
             path=path,
             view=view,
             answer=answer,
+            media_type=media_type,
             status=status,
             body=body,
             query=query,

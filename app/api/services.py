@@ -8,7 +8,7 @@ from flask import current_app
 from app.api.authentication import Authenticator
 from app.api.reading import Reader
 from app.api.submitting import Submitter
-from app.api.waiters import Waiters
+from app.api.watchers import Watchers
 from app.catalog import Catalog
 from app.config import Settings
 from app.db import Database
@@ -26,7 +26,7 @@ class Services:
     submitter: Submitter
     reader: Reader
     authenticator: Authenticator
-    waiters: Waiters
+    watchers: Watchers
 
 
 def services() -> Services:

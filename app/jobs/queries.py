@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session, defer
 from app.billing.tables import Charge
 from app.errors import JobNotFound
 from app.jobs.document import JobDocument, render
+from app.jobs.states import Status
 from app.jobs.tables import Attempt, Job, Output
 from app.jobs.waiting import why_waiting
 from app.webhooks.tables import Delivery
@@ -26,7 +27,7 @@ def owned_job(session: Session, account_id: UUID, job_id: UUID, *, lock: bool = 
 
 
 _SOME: BindParameter[UUID] = bindparam("jobs", expanding=True)
-_ENDED = select(Job.id).where(Job.id.in_(_SOME), Job.finished_at.is_not(None))
+_STANDINGS = select(Job.id, Job.status, Job.attempt).where(Job.id.in_(_SOME))
 _JOBS = select(Job).where(Job.id.in_(_SOME))
 _CHARGES = select(Charge).where(Charge.job_id.in_(_SOME))
 _OUTPUTS = select(Output).where(Output.job_id.in_(_SOME))
@@ -36,9 +37,22 @@ _ATTEMPTS = select(Attempt).where(Attempt.job_id.in_(_SOME)).order_by(Attempt.nu
 _DELIVERIES = select(Delivery).options(defer(Delivery.body)).where(Delivery.job_id.in_(_SOME))
 
 
-def ended(session: Session, job_ids: Collection[UUID]) -> set[UUID]:
-    """Which of these jobs have ended."""
-    return set(session.scalars(_ENDED, {"jobs": list(job_ids)}))
+class Standing(NamedTuple):
+    """How far a job has come."""
+
+    status: Status
+    attempt: int
+
+    @property
+    def progress(self) -> tuple[int, bool]:
+        """Grows with time: a job goes back to the queue with the attempt that it had."""
+        return self.attempt, self.status is Status.QUEUED
+
+
+def standings(session: Session, job_ids: Collection[UUID]) -> dict[UUID, Standing]:
+    """How these jobs stand; one that is not there is not in it."""
+    rows = session.execute(_STANDINGS, {"jobs": list(job_ids)})
+    return {row.id: Standing(Status(row.status), row.attempt) for row in rows}
 
 
 Outputs = dict[UUID, Output]

@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 from pytest import Subtests
 from redis import Redis
 
-from app.api import create_app, waiters
+from app.api import create_app, watchers
 from app.config import Settings
 from tests.conftest import Customer
 from tests.integration.conftest import Problem, Submit
@@ -61,7 +61,7 @@ def test_a_request_that_waits_is_woken_when_the_job_ends(
     settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(waiters, "LOOK_SECONDS", 1000)
+    monkeypatch.setattr(watchers, "LOOK_SECONDS", 1000)
     job = submit().get_json()
     held = waiting(f"/api/v1/jobs/{job['id']}")
     _until(lambda: _listeners(settings))
@@ -87,7 +87,7 @@ def without_broker(
     settings: Settings, closed_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Flask]:
     """An API that nobody can tell that a job has ended."""
-    monkeypatch.setattr(waiters, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(watchers, "LOOK_SECONDS", 0.05)
     alone = {"redis_url": f"redis://127.0.0.1:{closed_port}/0"}
     app = create_app(settings.model_copy(update=alone))
     yield app

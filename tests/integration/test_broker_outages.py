@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 from redis import Redis
@@ -83,12 +83,15 @@ def test_a_publisher_resumes_after_a_time_in_which_nothing_came_through(
     assert arrived.llen("generate.fake") == 2
 
 
+CHANNEL = "gptqueue.test"
+
+
 class Listener(threading.Thread):
-    """Hears of ended jobs, as each process of the API does, until the broker is given up."""
+    """Hears a channel, as each process of the API does, until the broker is given up."""
 
     def __init__(self, broker: Broker) -> None:
         super().__init__()
-        self.heard: queue.Queue[UUID] = queue.Queue()
+        self.heard: queue.Queue[bytes] = queue.Queue()
         self.stopping = threading.Event()
         self._broker = broker
         self.error: Exception | None = None
@@ -96,8 +99,8 @@ class Listener(threading.Thread):
 
     def run(self) -> None:
         try:
-            for job_id in self._broker.ended_jobs(until=self.stopping.is_set):
-                self.heard.put(job_id)
+            for _, message in self._broker.heard([CHANNEL], self.stopping.is_set):
+                self.heard.put(message)
         except RedisError as error:
             self.error = error
 
@@ -106,10 +109,7 @@ class Listener(threading.Thread):
 def listener(broker: Broker, arrived: Redis) -> Iterator[Listener]:
     """A listener that has heard something."""
     listener = Listener(broker)
-    job_id = uuid4()
-    while listener.heard.empty():
-        broker.announce_ends([job_id])
-        listener.stopping.wait(0.1)
+    listener.heard.get(timeout=PATIENCE_SECONDS)  # it listens now
     yield listener
     listener.stopping.set()
     listener.join()

@@ -258,7 +258,7 @@ def other_api(settings: Settings) -> Iterator[Flask]:
     """Another process of the API."""
     app = create_app(settings)
     yield app
-    app.extensions["gptqueue"].waiters.close()
+    app.extensions["gptqueue"].watchers.close()
     app.extensions["gptqueue"].database.close()
 
 

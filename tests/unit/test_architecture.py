@@ -19,7 +19,7 @@ TREES = {path: ast.parse(path.read_text()) for path in SOURCES}
 
 # What each part of app may import, beside itself. ``app`` is the top-level modules' own part.
 BASE = {"errors", "config", "db", "rows"}
-FEATURES = {"billing", "webhooks", "accounts", "fleet", "catalog", "queues", "tokens"}
+FEATURES = {"billing", "webhooks", "accounts", "fleet", "catalog", "queues", "streams", "tokens"}
 ALLOWED = {
     "config": set(),
     "errors": set(),
@@ -33,13 +33,15 @@ ALLOWED = {
     "group": {"errors"},
     "messages": set(),
     "queues": BASE | {"messages"},
+    "streams": set(),
+    "hearing": {"queues"},
     "billing": BASE,
     "webhooks": BASE,
     "fleet": BASE,
     "accounts": BASE | {"billing", "webhooks"},
     "jobs": BASE | FEATURES,
     "schema": {"db", "jobs", "billing", "webhooks", "accounts", "fleet"},
-    "api": BASE | FEATURES | {"jobs", "logs", "errortracking", "schema", "group"},
+    "api": BASE | FEATURES | {"jobs", "logs", "errortracking", "schema", "group", "hearing"},
     "cli": BASE | {"billing", "jobs", "schema"},
 }
 

@@ -22,7 +22,8 @@ from scripts.benching.notes import Notes
 from scripts.stack.problem import Problem
 from tests.conftest import ROOT
 from workers import engines
-from workers.engines.fake import FakeBehaviour, FakeEngine
+from workers.engines.fake import FakeEngine
+from workers.engines.fake_behaviour import FakeBehaviour
 
 TOKENS = 4
 SPEED = "&tokens_per_second=2000"

@@ -14,7 +14,9 @@ from app.errors import (
     ModelLoadFailed,
 )
 from workers.engines.base import FinishReason, Generation, Message, Request, Sampling
-from workers.engines.fake import WORDS, FakeBehaviour, FakeEngine
+from workers.engines.fake import FakeEngine
+from workers.engines.fake_behaviour import FakeBehaviour
+from workers.engines.fake_words import WORDS
 
 
 @contextmanager

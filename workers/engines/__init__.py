@@ -9,7 +9,8 @@ from app.catalog import Model, Version
 from app.config import Settings
 from app.errors import ModelLoadFailed, UnknownArchitecture
 from workers.engines.base import Engine, Publisher, nowhere
-from workers.engines.fake import FakeBehaviour, FakeEngine
+from workers.engines.fake import FakeEngine
+from workers.engines.fake_behaviour import FakeBehaviour
 from workers.engines.openai import loading as openai
 
 Adapters = Mapping[str, Model]  # by name
@@ -28,7 +29,7 @@ def load(
     adapters: Adapters = NO_ADAPTERS,
 ) -> Engine:
     """The engine that runs ``version`` of the model ``name``, ready for requests; ``publish`` is
-    told the text of those that stream, by the engines that do (native).
+    told the text of those that stream.
 
     Of the ``adapters`` of the model, those that cannot be served are in the engine's ``Stats``.
     Raises ModelLoadFailed with a sentence for the operator; the log has the library's own words.
@@ -51,6 +52,7 @@ def _engine(
             behaviour=FakeBehaviour.parse(version.source),
             context_length=model.context_length,
             slots=settings.engine_slots,
+            publish=publish,
         )
     if version.engine == "openai":
         return openai.load(
@@ -60,7 +62,7 @@ def _engine(
     try:
         if version.engine == "native":
             return _native(model, version, settings, publish=publish, adapters=adapters)
-        return _transformers(model, version, settings, adapters=adapters)
+        return _transformers(model, version, settings, publish=publish, adapters=adapters)
     except ImportError as error:
         raise ModelLoadFailed(
             f'A library is missing ({error.name}): install gptqueue with its "engine" extra.'
@@ -85,11 +87,11 @@ def _native(
             message = f"Only the native engine quantizes to {version.quantization}. {error.message}"
             raise ModelLoadFailed(message) from error
         log.warning("engine_falls_back", reason=error.message, engine="transformers")
-        return _transformers(model, version, settings, adapters=adapters)
+        return _transformers(model, version, settings, publish=publish, adapters=adapters)
 
 
 def _transformers(
-    model: Model, version: Version, settings: Settings, *, adapters: Adapters
+    model: Model, version: Version, settings: Settings, *, publish: Publisher, adapters: Adapters
 ) -> Engine:
     from workers.engines.transformers import loading
     from workers.engines.transformers.engine import TransformersEngine
@@ -99,6 +101,7 @@ def _transformers(
     )
     return TransformersEngine(
         model=weights,
+        publish=publish,
         adapters=adapters,
         tokenizer=tokenizer,
         context_length=model.context_length,

@@ -77,8 +77,8 @@ class Request:
 
     ``id`` is unique among the requests in flight. ``max_tokens`` counts completion tokens.
     ``deadline`` is a ``time.monotonic()`` instant in seconds, None for never. ``stream`` asks for
-    the text as it grows, through the engine's publisher. ``adapter`` names an adapter of the model,
-    None the model as it is.
+    the text as it grows, through the engine's publisher; ``Engine.stream`` does so later.
+    ``adapter`` names an adapter of the model, None the model as it is.
     """
 
     id: str
@@ -191,6 +191,11 @@ class Engine(Protocol):
 
     def cancel(self, request_id: str) -> None:
         """End a request between two steps; unknown or finished ids are ignored."""
+
+    def stream(self, request_id: str) -> None:
+        """From now on publish the text of a request as it grows, beginning with all that there is;
+        unknown or finished ids are ignored.
+        """
 
     def ready(self) -> bool:
         """Whether it can work now; raises EngineClosed if it never will again."""

@@ -2,73 +2,40 @@
 
 One whitespace-separated word is one token, in prompts and answers; the messages of a chat are
 joined by newlines and their roles are not counted. The same prompt and seed give the same text.
-A token's id is its place in ``WORDS``, and every word has the same probability, so its
+A token's id is its place in ``fake_words.WORDS``, and every word has the same probability, so its
 log-probability is always the same; what else changes probabilities is ignored, and a JSON schema
 is refused.
 A catalog version chooses the behaviour in its source: ``fake:tokens_per_second=50&fail_every=10``.
 """
 
 import heapq
-import math
-import random
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from itertools import accumulate, takewhile
-from urllib.parse import parse_qsl
 
 from app.errors import (
     ContextLengthExceeded,
     EngineClosed,
     EngineFailed,
     GPTQueueError,
-    ModelLoadFailed,
 )
-from workers.engines.base import FinishReason, Generation, Request, Sampling, Stats, TokenLogprob
+from workers.engines.base import (
+    Delta,
+    FinishReason,
+    Generation,
+    Publisher,
+    Request,
+    Stats,
+    harmless,
+    nowhere,
+)
+from workers.engines.fake_behaviour import FakeBehaviour
+from workers.engines.fake_words import answer, before_stop, cut, logprobs, prompt_text
 
-NOUNS = ["queue", "job", "worker", "model", "token", "answer", "lease", "result"]
-WORDS = ["a", "the", "every", "waits", "runs", "ends", "and", "then", "with", *NOUNS]
-SHORTEST, LONGEST = 8, 64
-
-
-@dataclass(frozen=True, slots=True)
-class FakeBehaviour:
-    """How a FakeEngine behaves; 0 turns a fault off.
-
-    ``tokens_per_second`` is each request's own speed, 0 answers at once; ``answer_tokens`` is the
-    length of an answer that nothing cuts short, 0 for 8 to 64, by prompt. Every n-th request
-    fails at its end (``fail_every``) or never ends by itself (``hang_every``); ``fail_at_load`` 1
-    refuses to load at all.
-    """
-
-    tokens_per_second: float = 0
-    answer_tokens: int = 0
-    fail_every: int = 0
-    hang_every: int = 0
-    fail_at_load: int = 0
-
-    @classmethod
-    def parse(cls, source: str) -> "FakeBehaviour":
-        """The behaviour that a catalog source names; raises ModelLoadFailed, also when asked to."""
-        given = dict(parse_qsl(source.partition(":")[2], keep_blank_values=True))
-        try:
-            speed = float(given.pop("tokens_per_second", 0))
-            counts = {name: int(value) for name, value in given.items()}
-            behaviour = cls(tokens_per_second=speed, **counts)
-        except (TypeError, ValueError) as error:
-            raise ModelLoadFailed(f"The fake engine does not understand {source!r}.") from error
-        if behaviour.fail_at_load:
-            raise ModelLoadFailed("The fake engine was told to fail at load.")
-        return behaviour
-
-
-def prompt_text(request: Request) -> str:
-    """The text whose words are the prompt's tokens."""
-    if request.messages is None:
-        return request.prompt or ""
-    return "\n".join(message.content for message in request.messages)
+GROUP_SECONDS = 0.05  # between two groups of a streaming request's words
 
 
 @dataclass(slots=True, eq=False)
@@ -76,12 +43,25 @@ class _Job:
     request: Request
     prompt_tokens: int
     words: list[str]
+    text: str  # of all of them
     reason: FinishReason
     fails: bool
     hangs: bool
     future: "Future[Generation]" = field(default_factory=Future)
     started: float | None = None
     done: bool = False
+    streams: bool = False
+    told: int = 0  # characters
+
+    def text_of(self, words: int) -> str:
+        """What so many words say."""
+        return self.text[: len(" ".join(self.words[:words]))]
+
+    def delta(self, words: int) -> Delta | None:
+        """The text that is new once there are so many words, None if there is none."""
+        fresh = self.text_of(words)[self.told :]
+        self.told += len(fresh)
+        return Delta(self.request.id, fresh, words) if fresh else None
 
 
 class FakeEngine:
@@ -89,8 +69,17 @@ class FakeEngine:
 
     name = "fake"
 
-    def __init__(self, *, behaviour: FakeBehaviour, context_length: int, slots: int) -> None:
-        """``context_length`` is in tokens; ``slots`` is how many requests run at a time."""
+    def __init__(
+        self,
+        *,
+        behaviour: FakeBehaviour,
+        context_length: int,
+        slots: int,
+        publish: Publisher = nowhere,
+    ) -> None:
+        """``context_length`` is in tokens; ``slots`` is how many requests run at a time;
+        ``publish`` is told the text of those that stream.
+        """
         self.slots = slots
         self._behaviour = behaviour
         self._context_length = context_length
@@ -100,6 +89,8 @@ class FakeEngine:
         self._alarms: list[tuple[float, int, _Job]] = []
         self._running = self._submitted = self._alarm = self._generated = 0
         self._closed = False
+        self._publish = harmless(publish)
+        self._publishing = threading.Lock()
         threading.Thread(target=self._run, name="fake-engine", daemon=True).start()
 
     def submit(self, request: Request) -> "Future[Generation]":
@@ -121,6 +112,14 @@ class FakeEngine:
         if job:
             self._resolve(job, FinishReason.CANCELLED)
             self._turn()
+
+    def stream(self, request_id: str) -> None:
+        """Publish a request's text from now on; see Engine.stream."""
+        with self._changed:
+            job = self._jobs.get(request_id)
+            if job:
+                job.streams = True
+                self._changed.notify()
 
     def ready(self) -> bool:
         """Whether it can work now; see Engine.ready."""
@@ -161,8 +160,8 @@ class FakeEngine:
                 prompt_tokens=prompt_tokens,
                 context_length=self._context_length,
             )
-        words = _answer(request, prompt, self._behaviour.answer_tokens)
-        words, reason = _cut(words, min(request.max_tokens, room), request.sampling)
+        words = answer(request, prompt, self._behaviour.answer_tokens)
+        words, reason = cut(words, min(request.max_tokens, room), request.sampling)
         with self._changed:
             if self._closed:
                 raise EngineClosed
@@ -173,7 +172,9 @@ class FakeEngine:
                 request=request,
                 prompt_tokens=prompt_tokens,
                 words=words,
+                text=before_stop(" ".join(words), request.sampling.stop),
                 reason=reason,
+                streams=request.stream,
                 fails=_is_nth(self._submitted, self._behaviour.fail_every),
                 hangs=_is_nth(self._submitted, self._behaviour.hang_every),
             )
@@ -188,9 +189,22 @@ class FakeEngine:
         while not self._closed:
             self._turn()
             with self._changed:
-                wait = self._alarms[0][0] - time.monotonic() if self._alarms else None
-                if not self._closed and (wait is None or wait > 0):
-                    self._changed.wait(wait)
+                streams = [job for job in self._jobs.values() if job.streams and job.started]
+            self._tell([(job, self._progress(job)) for job in streams])
+            with self._changed:
+                waits = [GROUP_SECONDS] if streams else []
+                if self._alarms:
+                    waits.append(self._alarms[0][0] - time.monotonic())
+                if not self._closed and min(waits, default=1) > 0:
+                    self._changed.wait(min(waits, default=None))
+
+    def _tell(self, progress: Sequence[tuple[_Job, int]]) -> None:
+        """Publish what is new of these, who have so many words."""
+        with self._publishing:
+            deltas = [job.delta(words) for job, words in progress]
+            told = [delta for delta in deltas if delta]
+            if told:
+                self._publish(told)
 
     def _turn(self) -> None:
         """End what is due and start what has a slot; any thread may take a turn."""
@@ -242,14 +256,15 @@ class FakeEngine:
             return
         with self._changed:
             self._generated += len(words)
-        text = _before_stop(" ".join(words), job.request.sampling.stop)
+        if job.streams:
+            self._tell([(job, len(words))])
         job.future.set_result(
             Generation(
-                text=text,
+                text=job.text_of(len(words)),
                 finish_reason=reason,
                 prompt_tokens=job.prompt_tokens if job.started is not None else 0,
                 completion_tokens=len(words),
-                logprobs=_logprobs(words) if job.request.sampling.logprobs else None,
+                logprobs=logprobs(words) if job.request.sampling.logprobs else None,
             )
         )
 
@@ -258,41 +273,6 @@ class FakeEngine:
         if job.started is None:
             return 0
         return int((time.monotonic() - job.started) * self._behaviour.tokens_per_second)
-
-
-def _answer(request: Request, prompt: str, length: int) -> list[str]:
-    sampling = request.sampling
-    greedy = sampling.temperature == 0
-    seed = random.random() if sampling.seed is None else sampling.seed
-    chance = random.Random(f"{'greedy' if greedy else seed}\n{prompt}")
-    return chance.choices(WORDS, k=length or chance.randint(SHORTEST, LONGEST))
-
-
-def _cut(words: list[str], limit: int, sampling: Sampling) -> tuple[list[str], FinishReason]:
-    """The words that are generated, the one that completes a stop string included, and why."""
-    last = {WORDS[each] for each in sampling.stop_token_ids if each < len(WORDS)}
-    words = list(takewhile(lambda word: word not in last, words))
-    stop = sampling.stop
-    for count, text in enumerate(accumulate(words[:limit], "{} {}".format), start=1):
-        if any(each in text for each in stop):
-            return words[:count], FinishReason.STOP
-        if not stop:
-            break
-    reason = FinishReason.LENGTH if len(words) > limit else FinishReason.STOP
-    return words[:limit], reason
-
-
-def _logprobs(words: list[str]) -> tuple[TokenLogprob, ...]:
-    """Joined, the tokens are the text before its stop strings are cut off."""
-    logprob = -math.log(len(WORDS))
-    top = tuple((f" {word}", logprob) for word in WORDS[:5])
-    tokens = [f" {word}" if place else word for place, word in enumerate(words)]
-    return tuple(TokenLogprob(token, logprob, top) for token in tokens)
-
-
-def _before_stop(text: str, stop: tuple[str, ...]) -> str:
-    found = [at for each in stop if (at := text.find(each)) >= 0]
-    return text[: min(found)] if found else text
 
 
 def _is_nth(number: int, every: int) -> bool:

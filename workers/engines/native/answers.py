@@ -22,6 +22,7 @@ class Answer:
     ) -> None:
         """``prompt`` is the token ids, at least one; ``texts`` are those of the tokenizer's."""
         self.request = request
+        self.streams = request.stream
         self.future: Future[Generation] = Future()
         # From now on the future cannot be cancelled behind the engine's back.
         self.future.set_running_or_notify_cancel()
@@ -38,7 +39,7 @@ class Answer:
         """As Job.every: how many new tokens are told together."""
         if self.request.sampling.stop:
             return 1  # nothing is decoded for long that no stop string lets through
-        return STREAM_EVERY if self.request.stream else 0
+        return STREAM_EVERY if self.streams else 0
 
     def push(self, tokens: list[int], logprobs: wire.Logprobs | None) -> bool:
         """Take new tokens; whether a stop string came up in them, which is the end."""

@@ -48,6 +48,9 @@ class Loop(Protocol):
     def cancel(self, key: int, reason: FinishReason) -> None:
         """End a request before the next step."""
 
+    def stream(self, key: int, every: int) -> None:
+        """From now on tell a request's tokens in groups of so many."""
+
     def step(self) -> wire.Progress:
         """One forward pass at most. What it raises ends the process."""
 
@@ -94,6 +97,8 @@ class Engine:
             case wire.Cancel(keys, reason):
                 for key in keys:
                     self._loop.cancel(key, reason)
+            case wire.Stream(key, every):
+                self._loop.stream(key, every)
             case wire.Close():
                 self._closing = True
 

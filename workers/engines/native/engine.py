@@ -104,6 +104,13 @@ class NativeEngine:
             if key is not None and self._keeper.process is not None:
                 self._keeper.process.cancel(key, FinishReason.CANCELLED)
 
+    def stream(self, request_id: str) -> None:
+        """Publish a request's text from now on; see Engine.stream."""
+        with self._keeper.changed:
+            found = self._flight.stream(request_id)
+            if found is not None and self._keeper.process is not None:
+                self._keeper.process.stream(*found)
+
     def ready(self) -> bool:
         """Whether it can work now; see Engine.ready."""
         return self._keeper.ready()

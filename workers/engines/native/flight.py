@@ -53,6 +53,18 @@ class Flight:
         """The key of a request in flight."""
         return self._keys.get(request_id)
 
+    def stream(self, request_id: str) -> tuple[int, int] | None:
+        """From now on there is a delta whenever this request has new text.
+
+        Its key, and what is its Job.every now; None if it is not in flight.
+        """
+        with self._lock:
+            key = self._keys.get(request_id)
+            if key is None:
+                return None
+            self._answers[key].streams = True
+            return key, self._answers[key].every
+
     def read(self, progress: wire.Progress) -> News:
         """What a message means; those who are over are in flight no more."""
         self._taken = max(self._taken, progress.taken)
@@ -83,7 +95,7 @@ class Flight:
             return  # a stop string ended it before the engine knew
         try:
             stopped = answer.push(tokens, logprobs)
-            if answer.request.stream:
+            if answer.streams:
                 self._add_delta(news, answer)
         except Exception as error:
             # Whatever the tokenizer's library raises: it must end this request, and no other.
@@ -99,7 +111,7 @@ class Flight:
             return
         try:
             answer.end(end)
-            if answer.request.stream:
+            if answer.streams:
                 self._add_delta(news, answer)
         except Exception as error:
             _tokenizer_failed(answer, error)

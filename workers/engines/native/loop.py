@@ -1,7 +1,7 @@
 """The loop of the engine: schedule, run, choose, tell."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -120,6 +120,13 @@ class Loop:
         """End a request before the next step; one that is over is ignored."""
         if key in self._slot_of or key in self._scheduler.waiting:
             self._interrupted[key] = reason
+
+    def stream(self, key: int, every: int) -> None:
+        """Tell a request's tokens in groups of ``every`` now; one that is over is ignored."""
+        if key in self._slot_of:
+            self._slots.every[self._slot_of[key]] = every
+        elif key in self._scheduler.waiting:
+            self._scheduler.waiting[key] = replace(self._scheduler.waiting[key], every=every)
 
     @torch.inference_mode()
     def step(self) -> Progress:

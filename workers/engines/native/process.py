@@ -38,6 +38,7 @@ class EngineProcess:
         self._posted = threading.Condition()
         self._messages: list[object] = [load]
         self._jobs: list[wire.Job] = []
+        self._streams: list[wire.Stream] = []
         self._cancels: dict[FinishReason, list[int]] = {}
         self._over = False
         self._sender = threading.Thread(target=self._send, name="engine-sender", daemon=True)
@@ -53,6 +54,12 @@ class EngineProcess:
         """End a request; never waits."""
         with self._posted:
             self._cancels.setdefault(reason, []).append(key)
+            self._posted.notify()
+
+    def stream(self, key: int, every: int) -> None:
+        """Have a request told in groups of ``every`` tokens; never waits."""
+        with self._posted:
+            self._streams.append(wire.Stream(key, every))
             self._posted.notify()
 
     def say_close(self) -> None:
@@ -112,14 +119,16 @@ class EngineProcess:
         """All that is to be sent, once there is something; nothing when it is over."""
         with self._posted:
             self._posted.wait_for(
-                lambda: self._messages or self._jobs or self._cancels or self._over
+                lambda: self._messages or self._jobs or self._streams or self._cancels or self._over
             )
             jobs, self._jobs = self._jobs, []
+            streams, self._streams = self._streams, []
             cancels, self._cancels = self._cancels, {}
             others, self._messages = self._messages, []
-        # The order: Load comes before all else, a request before its cancel.
+        # The order: Load comes before all else, a request before what is said of it.
         batch = [wire.Submit(jobs)] if jobs else []
-        return [*others, *batch, *(wire.Cancel(keys, why) for why, keys in cancels.items())]
+        ends = [wire.Cancel(keys, why) for why, keys in cancels.items()]
+        return [*others, *batch, *streams, *ends]
 
 
 def _start(connection: int) -> "subprocess.Popen[bytes]":

@@ -73,6 +73,16 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class Stream:
+    """To the engine: from now on tell the tokens of this one in groups of ``every``; an unknown one
+    is ignored.
+    """
+
+    key: int
+    every: int
+
+
+@dataclass(frozen=True, slots=True)
 class Close:
     """To the engine: stop now."""
 

@@ -26,6 +26,7 @@ class Call:
         # From now on the future cannot be cancelled behind the engine's back.
         self.future.set_running_or_notify_cancel()
         self.submitted = time.monotonic()
+        self.streams = request.stream
         self.told = False  # whether somebody has seen some of the answer
         self.reason: FinishReason | None = None
         self._publish = publish
@@ -72,19 +73,19 @@ class Call:
 
     def read(self, text: str) -> None:
         """Some text has come; tell it in groups of 8 tokens or 50 ms."""
-        if not self.request.stream:
-            return
         self._untold.append(text)
+        if not self.streams:
+            return
         fresh = self.answer.completion_tokens - self._told_tokens
         if fresh >= GROUP_TOKENS or time.monotonic() >= self._told_at + GROUP_SECONDS:
             self.tell()
 
     def tell(self) -> None:
         """Publish the text that nobody has seen yet."""
-        text = "".join(self._untold)
-        self._untold.clear()
+        text = "".join(self._untold) if self.streams else ""
         if not text:
             return
+        self._untold.clear()
         self.told = True
         self._told_at = time.monotonic()
         self._told_tokens = self.answer.completion_tokens

@@ -94,6 +94,13 @@ class OpenAIEngine:
         if call is not None:
             self._interrupt(call, FinishReason.CANCELLED)
 
+    def stream(self, request_id: str) -> None:
+        """Publish a request's text from now on; see Engine.stream."""
+        with self._lock:
+            call = self._calls.get(request_id)
+        if call is not None:
+            call.streams = True
+
     def ready(self) -> bool:
         """True until it is closed: while the server is away, requests wait for it."""
         if self._closed:

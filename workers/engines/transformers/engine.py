@@ -107,6 +107,12 @@ class TransformersEngine:
             if row := self._rows.get(request_id):
                 row.cancelled = True
 
+    def stream(self, request_id: str) -> None:
+        """Publish a request's text from now on; see Engine.stream."""
+        with self._changed:
+            if row := self._rows.get(request_id):
+                row.streams = True
+
     def ready(self) -> bool:
         """Whether it can work now; see Engine.ready."""
         if self._closed:
@@ -242,8 +248,8 @@ class TransformersEngine:
 
     def _tell(self, going: list[Row], ended: list[Row]) -> None:
         now = time.monotonic()
-        told = [row.delta(now) for row in going if row.request.stream]
-        told += [row.last_delta() for row in ended if row.request.stream]
+        told = [row.delta(now) for row in going if row.streams]
+        told += [row.last_delta() for row in ended if row.streams]
         deltas = [delta for delta in told if delta]
         if deltas:
             self._publish(deltas)

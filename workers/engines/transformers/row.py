@@ -24,6 +24,7 @@ class Row:
         self.limit = limit
         self.slot: int | None = None
         self.tokens: list[int] = []
+        self.streams = request.stream
         self.started = False
         self.cancelled = False
         self.future: Future[Generation] = Future()
