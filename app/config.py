@@ -57,6 +57,11 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         1 << 20, ge=1024, description="The largest request body, in bytes; larger ones get 413."
     )
+    call_wait_seconds: float = Field(
+        590.0,
+        gt=0,
+        description="How long a call under /v1 waits for its job, before it says where to ask.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="The least severe level that is logged."
     )

@@ -117,6 +117,42 @@ class DatabaseUnavailable(GPTQueueError):
     code, status, retry_after_seconds = "database_unavailable", 503, 5
 
 
+class JobCancelled(GPTQueueError):
+    """The job was cancelled."""
+
+    code, status = "job_cancelled", 409
+
+
+class JobExpired(GPTQueueError):
+    """The job did not end before its deadline."""
+
+    code, status = "job_expired", 504
+
+
+class JobFailed(GPTQueueError):
+    """The job failed; it is free."""
+
+    code, status = "job_failed", 500
+
+
+class StreamInterrupted(GPTQueueError):
+    """The job had to begin again, and says something else now; read it when it has ended."""
+
+    code, status = "stream_interrupted", 500
+
+
+class CallTimedOut(GPTQueueError):
+    """The call took too long; its job goes on and can be asked for."""
+
+    code, status = "call_timed_out", 504
+
+
+class ClientGone(GPTQueueError):
+    """The client closed its connection; its job was cancelled."""
+
+    code, status = "client_gone", 499
+
+
 class LeaseLost(GPTQueueError):
     """Another attempt owns this job now; what this one produced is discarded."""
 

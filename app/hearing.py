@@ -47,7 +47,7 @@ class Hearing:
                     complained = False
                     self._hear(channel, message)
             except (RedisError, OSError) as error:
-                if not complained:
+                if not complained and not self._closed:
                     log.warning("hearing_interrupted", error=str(error))
                 complained = True
                 time.sleep(_RECONNECT_SECONDS)

@@ -10,6 +10,9 @@ from sentry_sdk.integrations.flask import FlaskIntegration
 from app import catalog, config, errortracking, logs, schema
 from app.api import events, health, jobs, models, openapi, problems, requestids, usage, webhooks
 from app.api.authentication import Authenticator
+from app.api.openai import chat, completions
+from app.api.openai import models as openai_models
+from app.api.operations import NATIVE
 from app.api.reading import Reader
 from app.api.services import Services
 from app.api.submitting import Submitter
@@ -44,7 +47,9 @@ def create_app(settings: config.Settings | None = None) -> Flask:
     requestids.install(app)
     problems.install(app)
     for part in (jobs, events, models, usage, webhooks, health, openapi):
-        app.register_blueprint(part.blueprint, url_prefix="/api/v1")
+        app.register_blueprint(part.blueprint, url_prefix=NATIVE)
+    for compatible in (chat, completions, openai_models):
+        app.register_blueprint(compatible.blueprint)
     structlog.get_logger(__name__).info("api_started")
     return app
 

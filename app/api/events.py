@@ -1,4 +1,4 @@
-"""A job as server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
+"""A job as server-sent events."""
 
 import json
 import re
@@ -13,13 +13,10 @@ from app.api.following import Ended, Event, Following, Position, Stands, Text, T
 from app.api.jobs import parse_id
 from app.api.operations import operation
 from app.api.services import services
+from app.api.sse import HEADERS, KEEP_ALIVE_SECONDS, MEDIA_TYPE
 
 blueprint = Blueprint("events", __name__)
 
-KEEP_ALIVE_SECONDS = 15.0
-MEDIA_TYPE = "text/event-stream"
-# "Do not buffer" is nginx's word for it, which others understand as well.
-HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 _END = "end"
 
 
@@ -28,7 +25,7 @@ _END = "end"
     "GET",
     "/jobs/<job_id>/events",
     answer=None,
-    media_type=MEDIA_TYPE,
+    streams=True,
     headers={
         "Last-Event-ID": "The id of the last event that you have; the stream goes on after it."
     },
@@ -64,7 +61,7 @@ def _lines(events: Iterator[Event]) -> Iterator[str]:
         elif time.monotonic() < said_at + KEEP_ALIVE_SECONDS:
             continue
         else:
-            yield ":\n\n"  # a comment: whoever is gone is noticed by writing only
+            yield ":\n\n"  # a comment
         said_at = time.monotonic()
 
 

@@ -1,6 +1,5 @@
 """Submit, read, list, cancel."""
 
-import hashlib
 import re
 from datetime import timedelta
 from uuid import UUID
@@ -12,6 +11,7 @@ from app import errors
 from app.accounts.principal import Principal
 from app.api.bodies import ChatBody, JobBody, PromptBody
 from app.api.drafts import draft
+from app.api.idempotency import idempotency
 from app.api.operations import operation
 from app.api.payloads import JobsDocument, JobsQuery
 from app.api.services import services
@@ -19,7 +19,6 @@ from app.jobs import queries, telling
 from app.jobs.cancel import cancel as cancel_job
 from app.jobs.document import JobDocument
 from app.jobs.states import TERMINAL
-from app.jobs.submit import Idempotency
 
 log = structlog.get_logger(__name__)
 
@@ -158,7 +157,7 @@ def _submit(principal: Principal, kind: str, body: JobBody) -> Response:
         kind=kind,
         body=body,
         request_id=g.request_id,
-        idempotency=_idempotency(),
+        idempotency=idempotency(),
     )
     accepted = services().submitter.submit(prepared)
     structlog.contextvars.bind_contextvars(job_id=str(accepted.job_id))
@@ -174,16 +173,6 @@ def _accepted(document: JobDocument, *, replayed: bool) -> Response:
     if replayed:
         response.headers["Idempotent-Replayed"] = "true"
     return response
-
-
-def _idempotency() -> Idempotency | None:
-    key = request.headers.get("Idempotency-Key")
-    if key is None:
-        return None
-    if not re.fullmatch(r"[\x21-\x7e]{1,255}", key):
-        raise errors.InvalidRequest("Idempotency-Key has 1 to 255 visible ASCII characters.")
-    digest = hashlib.sha256(request.path.encode() + b"\n" + request.get_data())
-    return Idempotency(key=key, request_hash=digest.digest())
 
 
 def _read(principal: Principal, job_id: UUID) -> JobDocument:

@@ -10,6 +10,9 @@ from flask import Blueprint, Response
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
+from app.api import sse
+from app.api.openai import errors as openai_errors
+from app.api.openai.errors import ErrorEnvelope
 from app.api.operations import OPERATIONS, Operation, operation
 from app.errors import (
     DatabaseUnavailable,
@@ -51,7 +54,7 @@ def document() -> dict[str, Any]:
     schemas = _schemas()
     paths: dict[str, dict[str, Any]] = {}
     for known in OPERATIONS.values():
-        path = "/api/v1" + re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", known.path)
+        path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", known.path)
         paths.setdefault(path, {})[known.method.lower()] = _operation(known, schemas)
     return {
         "openapi": "3.1.0",
@@ -71,7 +74,8 @@ def document() -> dict[str, Any]:
 
 def _schemas() -> dict[str, Any]:
     bodies = {each.body for each in OPERATIONS.values() if each.body}
-    answers = {each.answer for each in OPERATIONS.values() if each.answer} | {Problem}
+    answers = {each.answer for each in OPERATIONS.values() if each.answer}
+    answers |= {Problem, ErrorEnvelope}
     _, definitions = models_json_schema(
         [(body, "validation") for body in sorted(bodies, key=_name)]
         + [(answer, "serialization") for answer in sorted(answers, key=_name)],
@@ -101,23 +105,40 @@ def _operation(known: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
 
 
 def _responses(known: Operation) -> dict[str, Any]:
-    content = {"content": _content(known.answer)} if known.answer else {}
+    content = {"content": _answers(known)} if _answers(known) else {}
     responses: dict[str, dict[str, Any]] = {
-        str(status): {"description": HTTPStatus(status).phrase, **content}
+        str(status): {"description": HTTPStatus(status).phrase, **_with(content, status)}
         for status in (known.status, *known.also)
     }
     possible: list[type[GPTQueueError]] = [*known.errors, GPTQueueError]
     if not known.public:
         possible += [MissingCredential, InvalidCredential, DatabaseUnavailable]
     for error in possible:
-        responses.setdefault(
-            str(error.status),
-            {
-                "description": "",
-                "content": {"application/problem+json": {"schema": _reference(Problem)}},
-            },
-        )["description"] += f"`{error.code}`: {error.__doc__} "
+        status, code, content = _error(known, error)
+        responses.setdefault(str(status), {"description": "", "content": content})[
+            "description"
+        ] += f"`{code}`: {error.__doc__} "
     return responses
+
+
+def _error(
+    known: Operation, error: type[GPTQueueError]
+) -> tuple[int, str, dict[str, dict[str, Any]]]:
+    """The status, code and content of an error, on the surface of this operation."""
+    if known.compatible:
+        return openai_errors.status(error), openai_errors.code(error), _content(ErrorEnvelope)
+    return error.status, error.code, {"application/problem+json": {"schema": _reference(Problem)}}
+
+
+def _answers(known: Operation) -> dict[str, Any]:
+    content = _content(known.answer) if known.answer else {}
+    if known.streams:
+        content[sse.MEDIA_TYPE] = {"schema": {"type": "string"}}
+    return content
+
+
+def _with(content: dict[str, Any], status: int) -> dict[str, Any]:
+    return {} if status == HTTPStatus.NO_CONTENT else content
 
 
 def _path_parameters(known: Operation) -> list[dict[str, Any]]:

@@ -27,10 +27,10 @@ class Operation:
     """What the OpenAPI document says of one route."""
 
     method: str
-    path: str
+    path: str  # from the root
     view: View
     answer: type[BaseModel] | None
-    media_type: str
+    streams: bool
     status: int
     body: type[BaseModel] | None
     query: type[BaseModel] | None
@@ -39,7 +39,13 @@ class Operation:
     also: tuple[int, ...]
     errors: tuple[type[GPTQueueError], ...]
 
+    @property
+    def compatible(self) -> bool:
+        """Whether it is of OpenAI's surface."""
+        return self.path.startswith(f"{COMPATIBLE}/")
 
+
+NATIVE, COMPATIBLE = "/api/v1", "/v1"  # our own surface, and OpenAI's
 OPERATIONS: dict[str, Operation] = {}
 
 
@@ -49,7 +55,7 @@ def operation(
     path: str,
     *,
     answer: type[BaseModel] | None,
-    media_type: str = "application/json",
+    streams: bool = False,
     status: int = 200,
     body: type[BaseModel] | None = None,
     query: type[BaseModel] | None = None,
@@ -60,16 +66,17 @@ def operation(
 ) -> Callable[[View], View]:
     """Register a view. It is called with ``principal`` unless public, ``body`` and ``query`` if
     declared, and the variables of the path. ``headers`` says what those do that it reads itself;
-    ``also`` names other statuses with the same answer.
+    ``also`` names other statuses with the same answer; ``streams``
+    says that it can be server-sent events.
     """
 
     def register(view: View) -> View:
         known = Operation(
             method=method,
-            path=path,
+            path=(blueprint.url_prefix or NATIVE) + path,
             view=view,
             answer=answer,
-            media_type=media_type,
+            streams=streams,
             status=status,
             body=body,
             query=query,

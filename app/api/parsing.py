@@ -49,7 +49,7 @@ def _refusal(error: ValidationError, model: type[BaseModel]) -> GPTQueueError:
 def _problem(error: Any, model: type[BaseModel]) -> dict[str, str]:
     place = ".".join(str(part)[:100] for part in error["loc"]) or "body"
     if error["type"] != "extra_forbidden":
-        return {"field": place, "message": error["msg"]}
+        return {"field": place, "message": error["msg"].removeprefix("Value error, ")}
     meant = get_close_matches(place, model.model_fields, n=1)
     hint = f"; did you mean {meant[0]}?" if meant else ""
     return {"field": place, "message": f"There is no such field{hint}"}

@@ -1,8 +1,9 @@
-"""Errors as RFC 9457 problem details; the only place where they become HTTP."""
+"""Errors as RFC 9457 problem details, or under /v1 as OpenAI's; nowhere else they become HTTP."""
 
 import json
+from http import HTTPStatus
 
-from flask import Flask, Response, g
+from flask import Flask, Response, g, request
 from werkzeug.exceptions import (
     HTTPException,
     InternalServerError,
@@ -12,6 +13,8 @@ from werkzeug.exceptions import (
 )
 
 from app import errors
+from app.api.openai import errors as openai_errors
+from app.api.operations import COMPATIBLE
 from app.errors import GPTQueueError
 
 MEDIA_TYPE = "application/problem+json"
@@ -25,6 +28,18 @@ def install(app: Flask) -> None:
 
 
 def _known(error: GPTQueueError) -> Response:
+    if request.path.startswith(f"{COMPATIBLE}/"):
+        response = openai_errors.render(error)
+    else:
+        response = _problem(error)
+    if error.retry_after_seconds is not None:
+        response.headers["Retry-After"] = str(error.retry_after_seconds)
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = 'Bearer realm="gptqueue"'
+    return response
+
+
+def _problem(error: GPTQueueError) -> Response:
     problem = {
         "type": f"urn:gptqueue:error:{error.code}",
         "title": (type(error).__doc__ or "").split("\n")[0].strip(),
@@ -34,12 +49,7 @@ def _known(error: GPTQueueError) -> Response:
         "request_id": g.get("request_id"),
         **error.details,
     }
-    response = Response(json.dumps(problem), status=error.status, mimetype=MEDIA_TYPE)
-    if error.retry_after_seconds is not None:
-        response.headers["Retry-After"] = str(error.retry_after_seconds)
-    if error.status == 401:
-        response.headers["WWW-Authenticate"] = 'Bearer realm="gptqueue"'
-    return response
+    return Response(json.dumps(problem), status=error.status, mimetype=MEDIA_TYPE)
 
 
 def _http(error: HTTPException) -> Response:

@@ -9,6 +9,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from app import errors
 from app.api import openapi
+from app.api.openai import errors as compatible
 from app.api.operations import OPERATIONS
 from app.errors import GPTQueueError
 
@@ -33,7 +34,24 @@ SUBMIT = {
     "idempotency_key_reused",
     *KEY,
 }
+CALL_KEY = {"invalid_api_key", "database_unavailable"}
+CALL = {
+    *SUBMIT - KEY - {"insufficient_credit", "unknown_model"},
+    "insufficient_quota",
+    "model_not_found",
+    "job_cancelled",
+    "job_expired",
+    "job_failed",
+    "call_timed_out",
+    "client_gone",
+    *CALL_KEY,
+}
 CODES: dict[tuple[str, str], set[str]] = {
+    ("post", "/v1/chat/completions"): CALL,
+    ("post", "/v1/completions"): CALL,
+    ("get", "/v1/models"): CALL_KEY,
+    ("get", "/v1/models/{name}"): {"model_not_found", *CALL_KEY},
+    ("get", "/api/v1/jobs/{job_id}/events"): {"job_not_found", *KEY},
     ("post", "/api/v1/generate"): SUBMIT,
     ("post", "/api/v1/complete"): SUBMIT,
     ("post", "/api/v1/chat"): SUBMIT,
@@ -61,6 +79,7 @@ CODES: dict[tuple[str, str], set[str]] = {
 ELSEWHERE = {
     "route_not_found",
     "method_not_allowed",
+    "stream_interrupted",  # when the stream has begun, and its status is sent
     "lease_lost",
     "engine_closed",
     "engine_lost",
@@ -82,9 +101,14 @@ def _codes(operation: dict[str, Any]) -> set[str]:
     texts = [
         response["description"]
         for response in operation["responses"].values()
-        if "application/problem+json" in response.get("content", {})
+        if _is_error(response.get("content", {}))
     ]
     return set(re.findall(r"`(\w+)`:", " ".join(texts)))
+
+
+def _is_error(content: dict[str, Any]) -> bool:
+    compatible = content.get("application/json", {}).get("schema", {}).get("$ref", "")
+    return "application/problem+json" in content or compatible.endswith("/ErrorEnvelope")
 
 
 def _classes(root: type[GPTQueueError]) -> set[type[GPTQueueError]]:
@@ -122,7 +146,9 @@ def test_every_error_that_a_route_can_give_is_documented(route: tuple[str, str])
 
 def test_every_error_there_is_belongs_to_some_route_or_to_none_by_name() -> None:
     documented = set().union(*map(_codes, _operations().values()))
-    assert {each.code for each in _classes(GPTQueueError)} == documented | ELSEWHERE
+    classes = _classes(GPTQueueError)
+    known = {each.code for each in classes} | {compatible.code(each) for each in classes}
+    assert known == documented | ELSEWHERE
 
 
 def test_every_error_has_a_code_a_status_and_a_sentence_of_its_own() -> None:
@@ -135,11 +161,13 @@ def test_every_error_has_a_code_a_status_and_a_sentence_of_its_own() -> None:
 
 
 def test_a_status_stands_for_the_errors_that_have_it() -> None:
-    statuses = {each.code: each.status for each in _classes(GPTQueueError)}
-    for operation in _operations().values():
+    classes = _classes(GPTQueueError)
+    ours = {(each.code, str(each.status)) for each in classes}
+    theirs = {(compatible.code(each), str(compatible.status(each))) for each in classes}
+    for (_, path), operation in _operations().items():
         for status, response in operation["responses"].items():
             for code in re.findall(r"`(\w+)`:", response["description"]):
-                assert str(statuses[code]) == status
+                assert (code, status) in (theirs if path.startswith("/v1/") else ours)
 
 
 def test_every_route_but_the_open_ones_wants_a_key() -> None:
@@ -172,7 +200,7 @@ def test_a_list_is_described_with_its_query() -> None:
 def test_every_answer_of_json_has_a_schema() -> None:
     for route, operation in _operations().items():
         ok = next(each for status, each in operation["responses"].items() if status < "300")
-        if route[1] not in {"/api/v1/metrics", "/api/v1/openapi.json"}:
+        if not route[1].endswith(("/metrics", "/openapi.json", "/events")):
             assert "$ref" in ok["content"]["application/json"]["schema"], route
 
 

@@ -1,0 +1,45 @@
+"""POST /v1/completions."""
+
+from flask import Blueprint, Response
+
+from app.accounts.principal import Principal
+from app.api.bodies import PromptBody
+from app.api.openai import answers, calls, streams
+from app.api.openai.answers import Completion
+from app.api.openai.bodies import CompletionBody
+from app.api.openai.refusals import CALL_ERRORS, CALL_HEADERS
+from app.api.openai.streams import CompletionChunks
+from app.api.operations import COMPATIBLE, operation
+
+blueprint = Blueprint("openai_completions", __name__, url_prefix=COMPATIBLE)
+
+
+@operation(
+    blueprint,
+    "POST",
+    "/completions",
+    body=CompletionBody,
+    answer=Completion,
+    streams=True,
+    headers=CALL_HEADERS,
+    errors=CALL_ERRORS,
+)
+def create_completion(principal: Principal, body: CompletionBody) -> Response:
+    """Submit a text that the model continues as it stands, and wait for it or stream it."""
+    call = calls.submit(principal, "complete", as_job(body), choices=body.n)
+    top = body.logprobs or 0
+    if body.stream:
+        return streams.response(call, CompletionChunks(top=top, usage=body.includes_usage))
+    jobs = call.wait()
+    return streams.whole(answers.completion(jobs, top=top), jobs)
+
+
+def as_job(body: CompletionBody) -> PromptBody:
+    """The same as a job of the native API."""
+    return PromptBody(
+        **calls.common(body),
+        max_tokens=body.max_tokens,
+        logprobs=body.logprobs is not None,
+        metadata={"user": body.user} if body.user else {},
+        prompt=body.text,
+    )

@@ -1,0 +1,95 @@
+"""Our errors in OpenAI's form: its SDK raises its own exception classes, with code and param."""
+
+import json
+from http import HTTPStatus
+
+from flask import Response
+from pydantic import BaseModel
+
+from app import errors
+from app.errors import GPTQueueError
+
+# Where the status of OpenAI's API for such a thing is another than ours.
+_STATUS: dict[type[GPTQueueError], int] = {
+    errors.InvalidRequest: 400,
+    errors.UnknownModel: 404,
+    errors.ContextLengthExceeded: 400,
+    errors.WebhookURLRefused: 400,
+    errors.IdempotencyKeyReused: 409,
+    errors.InsufficientCredit: 429,
+}
+_CODES: dict[type[GPTQueueError], str] = {
+    errors.UnknownModel: "model_not_found",
+    errors.InvalidCredential: "invalid_api_key",
+    errors.MissingCredential: "invalid_api_key",
+    errors.InsufficientCredit: "insufficient_quota",
+}
+_TYPES = {
+    401: "authentication_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    429: "insufficient_quota",
+}
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong; ``param`` names the parameter at fault, if it is one."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorEnvelope(BaseModel):
+    """An error, as OpenAI's API writes it."""
+
+    error: ErrorDetail
+
+
+def status(error: type[GPTQueueError]) -> int:
+    """The HTTP status under /v1."""
+    return _STATUS.get(error, error.status)
+
+
+def code(error: type[GPTQueueError]) -> str:
+    """The code under /v1."""
+    return _CODES.get(error, error.code)
+
+
+def envelope(error: GPTQueueError) -> ErrorEnvelope:
+    """The error as a body."""
+    number = status(type(error))
+    kind = "server_error" if number >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+    return ErrorEnvelope(
+        error=ErrorDetail(
+            message=error.message,
+            type=_TYPES.get(number, kind),
+            param=_param(error),
+            code=code(type(error)),
+        )
+    )
+
+
+def render(error: GPTQueueError) -> Response:
+    """The error as an answer."""
+    body = envelope(error).model_dump()
+    response = Response(json.dumps(body), status=status(type(error)), mimetype="application/json")
+    # The SDK repeats calls by itself after 409, 429 and 5xx. Where the first may have made a job,
+    # or another would fare no better, that must not be: a job would be done and paid twice.
+    response.headers["X-Should-Retry"] = "false"
+    return response
+
+
+def _param(error: GPTQueueError) -> str | None:
+    wrong = error.details.get("errors")
+    if isinstance(wrong, list) and wrong:
+        field = str(wrong[0]["field"])
+        return None if field == "body" else field
+    if isinstance(error, errors.UnknownModel):
+        return "model"
+    if isinstance(error, errors.ContextLengthExceeded):
+        return "messages"
+    if isinstance(error, errors.WebhookURLRefused):
+        return "webhook_url"
+    return None
