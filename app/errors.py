@@ -117,6 +117,12 @@ class DatabaseUnavailable(GPTQueueError):
     code, status, retry_after_seconds = "database_unavailable", 503, 5
 
 
+class UpgradeRequired(GPTQueueError):
+    """This address is a WebSocket: ask for it with "Upgrade: websocket"."""
+
+    code, status = "upgrade_required", 426
+
+
 class JobCancelled(GPTQueueError):
     """The job was cancelled."""
 

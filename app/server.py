@@ -35,7 +35,7 @@ NAMES_AT_ONCE = 200
 
 worker_class = "gevent"
 workers = 2
-worker_connections = 1000
+worker_connections = 4000  # streams and requests that wait cost a greenlet each
 keepalive = 5  # a connection that idles delays the end of the process that long
 graceful_timeout = 30
 timeout = 90  # a request with "Prefer: wait=60" is not a hanging one

@@ -8,7 +8,18 @@ from flask import Flask
 from sentry_sdk.integrations.flask import FlaskIntegration
 
 from app import catalog, config, errortracking, logs, schema
-from app.api import events, health, jobs, models, openapi, problems, requestids, usage, webhooks
+from app.api import (
+    events,
+    health,
+    jobs,
+    models,
+    openapi,
+    problems,
+    requestids,
+    usage,
+    webhooks,
+    websockets,
+)
 from app.api.authentication import Authenticator
 from app.api.openai import chat, completions
 from app.api.openai import models as openai_models
@@ -46,7 +57,7 @@ def create_app(settings: config.Settings | None = None) -> Flask:
     )
     requestids.install(app)
     problems.install(app)
-    for part in (jobs, events, models, usage, webhooks, health, openapi):
+    for part in (jobs, events, websockets, models, usage, webhooks, health, openapi):
         app.register_blueprint(part.blueprint, url_prefix=NATIVE)
     for compatible in (chat, completions, openai_models):
         app.register_blueprint(compatible.blueprint)

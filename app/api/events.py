@@ -42,11 +42,11 @@ def job_events(principal: Principal, job_id: str) -> Response:
     last = request.headers.get("Last-Event-ID", "")
     if last == _END:
         return Response(status=204)
-    following = Following(services(), principal.account_id, document, _position(last))
+    following = Following(services(), principal.account_id, document, position(last))
     return Response(_lines(following.events()), mimetype=MEDIA_TYPE, headers=HEADERS)
 
 
-def _position(last: str) -> Position:
+def position(last: str) -> Position:
     """Where a reader is that has this event; at the beginning if it is none of ours."""
     found = re.fullmatch(r"(\d{1,9}):(\d{1,12})", last)
     return Position(int(found[1]), int(found[2])) if found else Position()

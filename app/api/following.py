@@ -5,7 +5,7 @@ was lost on the way, the texts of an attempt, joined, are its text.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from threading import Event as Bell
 from uuid import UUID
@@ -75,7 +75,7 @@ class Following:
     document: JobDocument
     position: Position = field(default_factory=Position)
 
-    def events(self) -> Iterator[Event]:
+    def events(self) -> Generator[Event]:
         """What happens, from ``position`` on, up to and with the end."""
         with self.services.watchers.watching(self.document.id, text=True) as (watched, bell):
             yield from self._read_again()  # an end before we watched would be announced to nobody

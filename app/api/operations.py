@@ -7,6 +7,7 @@ becomes the OpenAPI document; so the two cannot differ. Written by hand because 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any
 
@@ -92,6 +93,8 @@ def operation(
             return _handle(known, path_variables)
 
         blueprint.add_url_rule(path, endpoint=name, view_func=handle, methods=[method])
+        if status == HTTPStatus.SWITCHING_PROTOCOLS:  # Werkzeug takes those by rules of their own
+            blueprint.add_url_rule(path, endpoint=name, view_func=handle, websocket=True)
         return view
 
     return register

@@ -56,6 +56,12 @@ CODES: dict[tuple[str, str], set[str]] = {
     ("post", "/api/v1/complete"): SUBMIT,
     ("post", "/api/v1/chat"): SUBMIT,
     ("get", "/api/v1/jobs/{job_id}"): {"job_not_found", *KEY},
+    ("get", "/api/v1/jobs/{job_id}/ws"): {
+        "job_not_found",
+        "invalid_request",
+        "upgrade_required",
+        *KEY,
+    },
     ("get", "/api/v1/jobs"): {"invalid_request", *KEY},
     ("post", "/api/v1/jobs/{job_id}/cancel"): {"job_not_found", *KEY},
     ("get", "/api/v1/models"): KEY,
@@ -200,7 +206,7 @@ def test_a_list_is_described_with_its_query() -> None:
 def test_every_answer_of_json_has_a_schema() -> None:
     for route, operation in _operations().items():
         ok = next(each for status, each in operation["responses"].items() if status < "300")
-        if not route[1].endswith(("/metrics", "/openapi.json", "/events")):
+        if not route[1].endswith(("/metrics", "/openapi.json", "/events", "/ws")):
             assert "$ref" in ok["content"]["application/json"]["schema"], route
 
 
