@@ -123,6 +123,18 @@ class UpgradeRequired(GPTQueueError):
     code, status = "upgrade_required", 426
 
 
+class JobStillRuns(GPTQueueError):
+    """The job has not ended; cancel it, or wait."""
+
+    code, status = "job_still_runs", 409
+
+
+class ResponseNotFound(GPTQueueError):
+    """There is no such response in this account."""
+
+    code, status = "response_not_found", 404
+
+
 class JobCancelled(GPTQueueError):
     """The job was cancelled."""
 

@@ -21,7 +21,7 @@ from app.api import (
     websockets,
 )
 from app.api.authentication import Authenticator
-from app.api.openai import chat, completions
+from app.api.openai import chat, completions, responses
 from app.api.openai import models as openai_models
 from app.api.operations import NATIVE
 from app.api.reading import Reader
@@ -59,7 +59,7 @@ def create_app(settings: config.Settings | None = None) -> Flask:
     problems.install(app)
     for part in (jobs, events, websockets, models, usage, webhooks, health, openapi):
         app.register_blueprint(part.blueprint, url_prefix=NATIVE)
-    for compatible in (chat, completions, openai_models):
+    for compatible in (chat, completions, responses, openai_models):
         app.register_blueprint(compatible.blueprint)
     structlog.get_logger(__name__).info("api_started")
     return app

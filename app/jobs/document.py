@@ -195,7 +195,7 @@ def _output(job: Job, output: Output | None) -> OutputDocument | None:
     return OutputDocument(
         text=text,
         finish_reason=job.finish_reason,
-        truncated=text is None,
+        truncated=text is None and "deleted" not in job.parameters,
         logprobs=output.logprobs if output else None,
     )
 

@@ -49,6 +49,10 @@ CALL = {
 CODES: dict[tuple[str, str], set[str]] = {
     ("post", "/v1/chat/completions"): CALL,
     ("post", "/v1/completions"): CALL,
+    ("post", "/v1/responses"): {"response_not_found", *CALL},
+    ("get", "/v1/responses/{response}"): {"response_not_found", "invalid_request", *CALL_KEY},
+    ("post", "/v1/responses/{response}/cancel"): {"response_not_found", *CALL_KEY},
+    ("delete", "/v1/responses/{response}"): {"response_not_found", "job_still_runs", *CALL_KEY},
     ("get", "/v1/models"): CALL_KEY,
     ("get", "/v1/models/{name}"): {"model_not_found", *CALL_KEY},
     ("get", "/api/v1/jobs/{job_id}/events"): {"job_not_found", *KEY},

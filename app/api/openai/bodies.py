@@ -24,7 +24,9 @@ from app.api.bodies import (
 )
 
 
-def _only(*harmless: Any) -> Callable[[Any], Any]:
+def only(*harmless: Any) -> Callable[[Any], Any]:
+    """A validator that takes what asks for nothing, and refuses the rest as not supported."""
+
     def check(value: Any) -> Any:
         # By type as well: 1 is not True.
         if any(type(value) is type(each) and value == each for each in harmless):
@@ -45,9 +47,9 @@ def _listed(stop: Any) -> Any:
     return [stop] if isinstance(stop, str) else stop
 
 
-NotSupported = Annotated[Any, BeforeValidator(_only())]
-NoList = Annotated[Any, BeforeValidator(_only([]))]
-NoChoice = Annotated[Any, BeforeValidator(_only("none", "auto"))]
+NotSupported = Annotated[Any, BeforeValidator(only())]
+NoList = Annotated[Any, BeforeValidator(only([]))]
+NoChoice = Annotated[Any, BeforeValidator(only("none", "auto"))]
 Stop = Annotated[list[StopString], BeforeValidator(_listed), Field(min_length=1, max_length=4)]
 
 
@@ -122,7 +124,7 @@ class StreamOptionsBody(Given):
     """How a stream is told."""
 
     include_usage: bool = False
-    include_obfuscation: Annotated[Any, BeforeValidator(_only(False))] = False
+    include_obfuscation: Annotated[Any, BeforeValidator(only(False))] = False
 
 
 class CallBody(Given):
@@ -142,7 +144,7 @@ class CallBody(Given):
     user: Annotated[Text, Field(max_length=512)] | None = Field(
         None, description="Kept with the job, in its metadata."
     )
-    logit_bias: Annotated[Any, BeforeValidator(_only({}))] = None
+    logit_bias: Annotated[Any, BeforeValidator(only({}))] = None
 
     top_k: int = Field(0, ge=0, le=1000)
     min_p: float = Field(0.0, ge=0, lt=1, allow_inf_nan=False)
@@ -180,15 +182,15 @@ class ChatCompletionBody(CallBody):
         None, description="Equal beginnings of prompts are always shared."
     )
     service_tier: Literal["auto", "default"] = "auto"
-    store: Annotated[Any, BeforeValidator(_only(False))] = False
+    store: Annotated[Any, BeforeValidator(only(False))] = False
     parallel_tool_calls: bool | None = None
     tools: NoList = None
     tool_choice: NoChoice = None
     functions: NoList = None
     function_call: NoChoice = None
-    modalities: Annotated[Any, BeforeValidator(_only(["text"]))] = None
-    verbosity: Annotated[Any, BeforeValidator(_only("medium"))] = None
-    reasoning_effort: Annotated[Any, BeforeValidator(_only("none"))] = None
+    modalities: Annotated[Any, BeforeValidator(only(["text"]))] = None
+    verbosity: Annotated[Any, BeforeValidator(only("medium"))] = None
+    reasoning_effort: Annotated[Any, BeforeValidator(only("none"))] = None
     audio: NotSupported = None
     prediction: NotSupported = None
     moderation: NotSupported = None
@@ -216,9 +218,9 @@ class CompletionBody(CallBody):
         Annotated[NonEmpty, Field()] | Annotated[list[NonEmpty], Field(min_length=1, max_length=1)]
     ) = Field(description="A text, or a list with one.")
     logprobs: int | None = Field(None, ge=0, le=5)
-    best_of: Annotated[Any, BeforeValidator(_only(1))] = None
-    echo: Annotated[Any, BeforeValidator(_only(False))] = False
-    suffix: Annotated[Any, BeforeValidator(_only(""))] = None
+    best_of: Annotated[Any, BeforeValidator(only(1))] = None
+    echo: Annotated[Any, BeforeValidator(only(False))] = False
+    suffix: Annotated[Any, BeforeValidator(only(""))] = None
 
     @property
     def text(self) -> str:

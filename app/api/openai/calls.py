@@ -2,11 +2,13 @@
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
+import structlog
 from flask import g, request
 
 from app import errors
@@ -22,6 +24,8 @@ from app.jobs import telling
 from app.jobs.cancel import cancel
 from app.jobs.document import JobDocument
 from app.jobs.states import TERMINAL
+
+log = structlog.get_logger(__name__)
 
 _LOOK_SECONDS = 1.0  # so long a job may run on for a client that is gone
 
@@ -57,6 +61,10 @@ class Call:
             raise_failure(job)
         return done
 
+    def kept(self) -> "Call":
+        """The same call, whose jobs go on whoever leaves."""
+        return replace(self, comes_back=True)
+
     def abandon(self) -> None:
         """The client is gone: end what it waited for, unless it can ask for it again."""
         if self.comes_back:
@@ -72,8 +80,16 @@ class Call:
         return self.services.reader.read(self.account_id, job_id)
 
 
-def submit(principal: Principal, kind: str, body: JobBody, *, choices: int) -> Call:
-    """Submit a job for each choice; all or, where one is refused, none.
+def submit(
+    principal: Principal,
+    kind: str,
+    body: JobBody,
+    *,
+    choices: int,
+    more: Mapping[str, Any] = MappingProxyType({}),
+) -> Call:
+    """Submit a job for each choice; all or, where one is refused, none. ``more`` is kept with their
+    parameters.
 
     Raises what a submit of a single job raises.
     """
@@ -89,11 +105,13 @@ def submit(principal: Principal, kind: str, body: JobBody, *, choices: int) -> C
             request_id=g.request_id,
             idempotency=idempotency(number),
         )
+        prepared = replace(prepared, parameters={**prepared.parameters, **more})
         try:
             accepted = services().submitter.submit(prepared)
         except GPTQueueError:
             replace(call, comes_back=False).abandon()
             raise
+        log.info("job_submitted", model=body.model, kind=kind, job_id=str(accepted.job_id))
         call = replace(call, job_ids=[*call.job_ids, accepted.job_id])
     return call
 

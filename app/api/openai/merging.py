@@ -18,7 +18,8 @@ def merged(followed: Sequence[Following]) -> Iterator[tuple[int, Event]]:
     heard: queue.Queue[_Item] = queue.Queue()
     closed = threading.Event()
     for index, each in enumerate(followed):
-        threading.Thread(target=_pump, args=(each, index, heard, closed), daemon=True).start()
+        place = {"index": index, "heard": heard, "closed": closed}
+        threading.Thread(target=_pump, args=(each,), kwargs=place, daemon=True).start()
     left = len(followed)
     try:
         while left:
@@ -32,7 +33,7 @@ def merged(followed: Sequence[Following]) -> Iterator[tuple[int, Event]]:
 
 
 def _pump(
-    following: Following, index: int, heard: "queue.Queue[_Item]", closed: threading.Event
+    following: Following, *, index: int, heard: "queue.Queue[_Item]", closed: threading.Event
 ) -> None:
     try:
         for event in following.events():

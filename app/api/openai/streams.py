@@ -105,7 +105,7 @@ class CompletionChunks:
 def whole(answer: BaseModel, jobs: Sequence[JobDocument]) -> Response:
     """An answer that is not streamed."""
     charged = sum(job.charge.charged_micros for job in jobs)
-    headers = {JOBS_HEADER: _ids(jobs), CHARGED_HEADER: str(charged)}
+    headers = {**ids_header(jobs), CHARGED_HEADER: str(charged)}
     return Response(answer.model_dump_json(), headers=headers, mimetype="application/json")
 
 
@@ -113,12 +113,26 @@ def response(call: Call, chunks: Chunks) -> Response:
     """The call as a stream."""
     jobs = [call.services.reader.read(call.account_id, job_id) for job_id in call.job_ids]
     followed = [Following(call.services, call.account_id, job) for job in jobs]
-    lines = _watched(call, _lines(followed, chunks, chunks.head(jobs[0])), request.environ)
-    headers = {**HEADERS, JOBS_HEADER: _ids(jobs)}
-    return Response(lines, mimetype=MEDIA_TYPE, headers=headers)
+    lines = _lines(followed, chunks, chunks.head(jobs[0]))
+    return call_stream(call, lines, jobs=jobs, environ=request.environ)
 
 
-def _watched(call: Call, lines: Iterator[str], environ: dict[str, Any]) -> Iterator[str]:
+def call_stream(
+    call: Call | None, lines: Iterator[str], jobs: Sequence[JobDocument], environ: dict[str, Any]
+) -> Response:
+    """These lines, of which empty ones say that nothing happened; if the client leaves, the jobs of
+    the call end.
+    """
+    headers = {**HEADERS, **ids_header(jobs)}
+    return Response(_watched(call, lines, environ), mimetype=MEDIA_TYPE, headers=headers)
+
+
+def ids_header(jobs: Sequence[JobDocument]) -> dict[str, str]:
+    """Which jobs an answer comes from."""
+    return {JOBS_HEADER: ",".join(str(job.id) for job in jobs)}
+
+
+def _watched(call: Call | None, lines: Iterator[str], environ: dict[str, Any]) -> Iterator[str]:
     """The lines, without the empty ones; if the client leaves before the last, the jobs end."""
     said_at = time.monotonic()
     done = False
@@ -131,7 +145,7 @@ def _watched(call: Call, lines: Iterator[str], environ: dict[str, Any]) -> Itera
                 yield line or ":\n\n"
         done = True
     finally:
-        if not done:
+        if not done and call is not None:
             call.abandon()
 
 
@@ -197,7 +211,3 @@ def _json(model: BaseModel | None) -> Any:
 
 def _line(chunk: Chunk) -> str:
     return f"data: {json.dumps(chunk)}\n\n"
-
-
-def _ids(jobs: Sequence[JobDocument]) -> str:
-    return ",".join(str(job.id) for job in jobs)

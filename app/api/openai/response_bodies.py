@@ -1,0 +1,127 @@
+"""What ``responses.create`` and ``responses.retrieve`` send; as in ``bodies``."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from app.api.bodies import JSONSchemaBody, LabelName, LabelValue, NonEmpty, Text
+from app.api.openai.bodies import (
+    Given,
+    JSONObjectFormatBody,
+    NoList,
+    NotSupported,
+    TextFormatBody,
+    TextPartBody,
+    only,
+)
+
+
+class InputItemBody(Given):
+    """One turn; ``id`` and ``status`` are those of an answer that is sent back."""
+
+    type: Literal["message"] = "message"
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Text | list[TextPartBody]
+    id: Text | None = None
+    status: Text | None = None
+    phase: Text | None = None
+
+    def as_message(self) -> dict[str, str]:
+        """As it is stored, and put into the chat template."""
+        role = "system" if self.role == "developer" else self.role
+        if isinstance(self.content, str):
+            return {"role": role, "content": self.content}
+        return {"role": role, "content": "".join(part.text for part in self.content)}
+
+
+class SchemaFormatBody(JSONSchemaBody, Given):
+    """JSON that follows a schema."""
+
+    type: Literal["json_schema"]
+    name: Annotated[Text, Field(max_length=64)]
+    description: Text | None = None
+    strict: bool | None = None
+
+
+class TextBody(Given):
+    """The form of the answer."""
+
+    format: Annotated[
+        TextFormatBody | JSONObjectFormatBody | SchemaFormatBody | None,
+        Field(discriminator="type"),
+    ] = None
+    verbosity: Annotated[Any, BeforeValidator(only("medium"))] = None
+
+
+class ResponseStreamOptionsBody(Given):
+    """How a stream is told."""
+
+    include_obfuscation: Annotated[Any, BeforeValidator(only(False))] = False
+
+
+class ResponseBody(Given):
+    """POST /v1/responses."""
+
+    model: NonEmpty
+    input: NonEmpty | Annotated[list[InputItemBody], Field(min_length=1, max_length=1000)]
+    instructions: NonEmpty | None = None
+    previous_response_id: Text | None = None
+    background: bool = False
+    stream: bool = False
+    stream_options: ResponseStreamOptionsBody | None = None
+    max_output_tokens: int | None = Field(None, ge=1, le=2**31 - 1)
+    temperature: float = Field(1.0, ge=0, le=2, allow_inf_nan=False)
+    top_p: float = Field(1.0, gt=0, le=1, allow_inf_nan=False)
+    text: TextBody = TextBody()
+    metadata: dict[LabelName, LabelValue] = Field({}, max_length=16)
+    include: list[Literal["message.output_text.logprobs"]] = Field([])
+    top_logprobs: int = Field(0, ge=0, le=5)
+    user: Annotated[Text, Field(max_length=512)] | None = Field(
+        None, description="Kept with the job, in its metadata."
+    )
+    safety_identifier: Annotated[Text, Field(max_length=512)] | None = Field(
+        None, description="Kept with the job, in its metadata."
+    )
+    prompt_cache_key: Text | None = Field(
+        None, description="Equal beginnings of prompts are always shared."
+    )
+    service_tier: Literal["auto", "default"] = "auto"
+    store: Annotated[Any, BeforeValidator(only(True))] = True
+    truncation: Annotated[Any, BeforeValidator(only("disabled"))] = "disabled"
+    parallel_tool_calls: bool | None = None
+    tools: NoList = None
+    tool_choice: Annotated[Any, BeforeValidator(only("none", "auto"))] = None
+    reasoning: NotSupported = None
+    conversation: NotSupported = None
+    prompt: NotSupported = None
+    max_tool_calls: NotSupported = None
+    moderation: NotSupported = None
+    context_management: NotSupported = None
+    background_options: NotSupported = None
+    access_programs: NotSupported = None
+    image: NotSupported = None
+    prompt_cache_options: NotSupported = None
+    prompt_cache_retention: NotSupported = None
+
+    @property
+    def wants_logprobs(self) -> bool:
+        """Whether the answer has log-probabilities."""
+        return bool(self.include or self.top_logprobs)
+
+    def turns(self) -> list[dict[str, str]]:
+        """The input as messages."""
+        if isinstance(self.input, str):
+            return [{"role": "user", "content": self.input}]
+        return [each.as_message() for each in self.input]
+
+
+class ResponseQuery(BaseModel):
+    """How to read a response."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    stream: bool = False
+    starting_after: int = Field(
+        -1, ge=-1, lt=2**53, description="The sequence_number of the last event that you have."
+    )
+    include_obfuscation: Literal["false"] | None = None

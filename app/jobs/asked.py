@@ -1,0 +1,59 @@
+"""What a job was asked: its parameters and its messages; and how its texts are deleted."""
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.orm import Session
+
+from app.errors import JobNotFound, JobStillRuns
+from app.jobs.queries import owned_job
+from app.jobs.states import TERMINAL
+from app.jobs.tables import Job, Output, Prompt
+
+DELETED = "deleted"  # in a job's parameters: its texts are no more
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the customer sent, apart from what a JobDocument tells."""
+
+    parameters: dict[str, Any]
+    messages: list[dict[str, str]]
+
+
+def asked(session: Session, account_id: UUID, job_id: UUID) -> Asked:
+    """Of a chat of this account; raises JobNotFound, also for one whose texts were deleted."""
+    found = session.execute(
+        select(Job.parameters, Prompt.messages)
+        .join(Prompt, Prompt.job_id == Job.id)
+        .where(Job.id == job_id, Job.account_id == account_id)
+    ).one_or_none()
+    if found is None or DELETED in found.parameters:
+        raise JobNotFound
+    return Asked(found.parameters, found.messages or [])
+
+
+def delete_texts(session: Session, account_id: UUID, job_id: UUID) -> None:
+    """Forget what the customer wrote and the model answered; the job and its charge stay.
+
+    Raises JobNotFound or JobStillRuns.
+    """
+    job = owned_job(session, account_id, job_id, lock=True)
+    if job.status not in TERMINAL:
+        raise JobStillRuns
+    session.execute(delete(Output).where(Output.job_id == job_id))
+    session.execute(
+        update(Prompt)
+        .where(Prompt.job_id == job_id, Prompt.messages.is_not(None))
+        .values(messages=[])
+    )
+    session.execute(
+        update(Prompt).where(Prompt.job_id == job_id, Prompt.prompt.is_not(None)).values(prompt="")
+    )
+    session.execute(
+        update(Job)
+        .where(Job.id == job_id)
+        .values(parameters=Job.parameters.op("||")(func.jsonb_build_object(DELETED, True)))
+    )
