@@ -118,7 +118,11 @@ def response(call: Call, chunks: Chunks) -> Response:
 
 
 def call_stream(
-    call: Call | None, lines: Iterator[str], jobs: Sequence[JobDocument], environ: dict[str, Any]
+    call: Call | None,
+    lines: Iterator[str],
+    *,
+    jobs: Sequence[JobDocument],
+    environ: dict[str, Any],
 ) -> Response:
     """These lines, of which empty ones say that nothing happened; if the client leaves, the jobs of
     the call end.
