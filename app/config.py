@@ -62,6 +62,10 @@ class Settings(BaseSettings):
         gt=0,
         description="How long a call under /v1 waits for its job, before it says where to ask.",
     )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Origins whose pages may use the API, comma-separated; *: any; empty: none.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="The least severe level that is logged."
     )
@@ -140,9 +144,9 @@ class Settings(BaseSettings):
         description="Ports that webhooks may go to, but in those networks, where any will do.",
     )
 
-    @field_validator("webhook_allowed_networks", mode="before")
+    @field_validator("webhook_allowed_networks", "cors_origins", mode="before")
     @classmethod
-    def _split_networks(cls, value: object) -> object:
+    def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value

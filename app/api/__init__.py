@@ -16,6 +16,7 @@ from app.api import (
     openapi,
     problems,
     requestids,
+    transport,
     usage,
     webhooks,
     websockets,
@@ -55,6 +56,7 @@ def create_app(settings: config.Settings | None = None) -> Flask:
         authenticator=Authenticator(database),
         watchers=Watchers(broker, lambda job_ids: _standings(database, job_ids)),
     )
+    transport.install(app, settings)
     requestids.install(app)
     problems.install(app)
     for part in (jobs, events, websockets, models, usage, webhooks, health, openapi):

@@ -94,14 +94,20 @@ def chat(principal: Principal, body: ChatBody) -> Response:
     "GET",
     "/jobs/<job_id>",
     answer=JobDocument,
-    headers=_PREFER,
+    also=(304,),
+    headers={**_PREFER, "If-None-Match": "The ETag of the job as you have it."},
     errors=(errors.JobNotFound,),
 )
-def get_job(principal: Principal, job_id: str) -> JobDocument:
+def get_job(principal: Principal, job_id: str) -> Response:
     """Read a job. With "Prefer: wait=n" the answer comes when it has ended, or after n seconds
-    (60 at most).
+    (60 at most). One that has ended has an ETag; 304: it is as you have it.
     """
-    return _read_when_ended(principal, parse_id(job_id))
+    document = _read_when_ended(principal, parse_id(job_id))
+    response = Response(document.model_dump_json(), mimetype="application/json")
+    if document.status in TERMINAL:
+        response.add_etag()
+        response.make_conditional(request)
+    return response
 
 
 @operation(

@@ -138,7 +138,7 @@ def _answers(known: Operation) -> dict[str, Any]:
 
 
 def _with(content: dict[str, Any], status: int) -> dict[str, Any]:
-    return {} if status == HTTPStatus.NO_CONTENT else content
+    return {} if status in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED} else content
 
 
 def _path_parameters(known: Operation) -> list[dict[str, Any]]:
