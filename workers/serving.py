@@ -26,6 +26,8 @@ from workers.streams import Streams
 
 log = structlog.get_logger(__name__)
 
+_NEWEST = 0.2  # what the last job counts for in the mean of recent ones
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -57,6 +59,7 @@ class Serving:
         self._engine: Engine | None = None
         self._state, self._error = WorkerState.LOADING, ""
         self._refused_first: Mapping[str, str] = {}
+        self._job_seconds: float | None = None
         self._claims: Group[None, Claimed | None] = Group(self._claim, gather=True)
         self._gpus = Gpus(settings)
         self.heartbeat = Heartbeat(settings, database, cancel=self._cancel, report=self._reports)
@@ -156,13 +159,21 @@ class Serving:
         engine, lease = self._engine, claimed.lease
         request = _request(claimed, base=self.identity.model)
         try:
+            began = time.monotonic()
             with self._streams.telling(lease, request.id, stream=engine.stream):
                 future = engine.submit(request)
                 self._streams.ask(lease, request.id)
-                return future.result()
+                generation = future.result()
+            self._took(time.monotonic() - began)
+            return generation
         except (EngineClosed, EngineLost):
             self.ready()  # sees whether it died for good
             raise
+
+    def _took(self, seconds: float) -> None:
+        """Remember how long jobs take, the last ones above all."""
+        before = seconds if self._job_seconds is None else self._job_seconds
+        self._job_seconds = before + _NEWEST * (seconds - before)
 
     def _cancel(self, lease: Lease) -> None:
         if self._engine is not None:
@@ -205,7 +216,12 @@ class Serving:
         )
 
     def _figures(self, engine: Engine, stats: Stats) -> dict[str, Any]:
-        return {"name": engine.name, **asdict(stats), "gpus": self._gpus.figures()}
+        return {
+            "name": engine.name,
+            **asdict(stats),
+            "gpus": self._gpus.figures(),
+            "job_seconds": self._job_seconds,
+        }
 
 
 def _request_id(lease: Lease) -> str:

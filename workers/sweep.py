@@ -52,7 +52,11 @@ def expire_late(process: Process) -> None:
     """Queued jobs past their deadline."""
 
     def some(session: Session) -> list[Ended] | None:
-        return expire_queued(session, base_url=process.settings.public_url)
+        return expire_queued(
+            session,
+            base_url=process.settings.public_url,
+            fresh_seconds=process.settings.lease_seconds,
+        )
 
     _repeat(process, "jobs_expired", some)
 

@@ -15,6 +15,7 @@ from app.api import (
     models,
     openapi,
     problems,
+    quotes,
     requestids,
     transport,
     usage,
@@ -59,7 +60,7 @@ def create_app(settings: config.Settings | None = None) -> Flask:
     transport.install(app, settings)
     requestids.install(app)
     problems.install(app)
-    for part in (jobs, events, websockets, models, usage, webhooks, health, openapi):
+    for part in (jobs, quotes, events, websockets, models, usage, webhooks, health, openapi):
         app.register_blueprint(part.blueprint, url_prefix=NATIVE)
     for compatible in (chat, completions, responses, openai_models):
         app.register_blueprint(compatible.blueprint)

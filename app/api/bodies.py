@@ -1,9 +1,9 @@
 """What clients send: the models that validate request bodies, and the OpenAPI document."""
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 
 def _no_nul(text: str) -> str:
@@ -166,6 +166,32 @@ class ChatBody(JobBody):
     """A chat: the model answers the last message."""
 
     messages: list[MessageBody] = Field(min_length=1, max_length=1000)
+
+
+class QuoteBody(JobBody):
+    """A job as it would be submitted: ``prompt`` or ``messages``."""
+
+    prompt: NonEmpty | None = None
+    messages: Annotated[list[MessageBody], Field(min_length=1, max_length=1000)] | None = None
+    kind: Literal["generate", "complete", "chat"] | None = Field(
+        None, description='Default: "chat" with messages, "generate" with a prompt.'
+    )
+
+    @model_validator(mode="after")
+    def _one_text(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give prompt or messages, one of them")
+        if self.kind is not None and (self.kind == "chat") != (self.messages is not None):
+            raise ValueError("chat has messages, generate and complete have a prompt")
+        return self
+
+    def as_job(self) -> tuple[str, "PromptBody | ChatBody"]:
+        """Its kind, and the body that would be submitted."""
+        fields = {name: getattr(self, name) for name in JobBody.model_fields}
+        if self.messages is not None:
+            return "chat", ChatBody(**fields, messages=self.messages)
+        assert self.prompt is not None
+        return self.kind or "generate", PromptBody(**fields, prompt=self.prompt)
 
 
 class EndpointBody(Body):

@@ -52,6 +52,7 @@ def draft(
         deadline_seconds=body.deadline_seconds or services.settings.default_deadline_seconds,
         request_id=request_id,
         idempotency=idempotency,
+        exact=counted.exact,
     )
 
 

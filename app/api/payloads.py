@@ -7,7 +7,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.api.bodies import Text
-from app.jobs.document import Document, JobDocument, Moment
+from app.jobs.document import Document, JobDocument, Moment, PriceDocument, WaitingDocument
 
 
 class JobsQuery(BaseModel):
@@ -101,6 +101,27 @@ class ModelsDocument(Document):
     """Every model that jobs can be submitted for."""
 
     data: list[ModelDocument]
+
+
+class QuoteDocument(Document):
+    """What a job would cost and wait for. ``highest_micros`` would be held at submit. Where the API
+    cannot count exactly, ``prompt_tokens`` is a bound and ``lowest_micros`` is without the prompt.
+    ``servable``: a live worker has this version of the model ready now.
+    """
+
+    model: str
+    version: str
+    prompt_tokens: int
+    prompt_tokens_exact: bool
+    max_tokens: int
+    lowest_micros: int
+    highest_micros: int
+    currency: str
+    price: PriceDocument
+    available_micros: int
+    covered: bool
+    servable: bool
+    waiting: WaitingDocument
 
 
 class SecretDocument(Document):

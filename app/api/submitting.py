@@ -151,7 +151,8 @@ class Queue:
         end = self._ends[place]
         position = min(end.seen.position + end.joined, COUNTED_AT_MOST)
         end.joined += 1
-        return WaitingDocument(reason=end.seen.reason, position=position)
+        # Who joins within a moment waits about as long as the first of them.
+        return end.seen.model_copy(update={"position": position})
 
 
 @dataclass(slots=True)
@@ -170,7 +171,7 @@ def _weight(draft: Draft) -> int:
 
 
 def _place(draft: Draft) -> Place:
-    return draft.model, draft.priority
+    return Place(draft.model, draft.version, draft.priority)
 
 
 def _is_new(answer: Submitted | GPTQueueError | None) -> bool:

@@ -42,12 +42,19 @@ class EnginePresence:
 @dataclass(slots=True)
 class ModelPresence:
     """The workers of one model: how many are in each state, the errors of those that cannot work,
-    and the engines of the live ones.
+    and the engines of the live ones; of the ready ones the versions, the slots of them all, and how
+    many seconds a job took of late, if they have done any. ``restarting``: an engine died and is
+    being started again.
     """
 
     workers: Counter[str] = field(default_factory=Counter)
     errors: list[str] = field(default_factory=list)
     engines: list[EnginePresence] = field(default_factory=list)
+    restarting: bool = False
+    versions: set[str] = field(default_factory=set)
+    slots: int = 0
+    running: int = 0
+    job_seconds: float | None = None
 
 
 def report(session: Session, said: Sequence[Report]) -> None:
@@ -74,10 +81,22 @@ def by_model(session: Session, fresh_seconds: float) -> dict[str, ModelPresence]
         of_model.workers[worker.state] += 1
         if worker.error:
             of_model.errors.append(worker.error)
+            of_model.restarting |= worker.state == WorkerState.LOADING
         if worker.engine is not None and worker.state != WorkerState.FAILED:
             figures = {"slots": worker.slots, **worker.engine}
             of_model.engines.append(EnginePresence(worker.name, figures))
+        if worker.state == WorkerState.READY:
+            _add_ready(of_model, worker)
     return presence
+
+
+def _add_ready(of_model: ModelPresence, worker: Worker) -> None:
+    of_model.versions.add(worker.version)
+    of_model.slots += worker.slots
+    of_model.running += worker.running
+    seconds = (worker.engine or {}).get("job_seconds")
+    if seconds is not None:  # the slowest, so that nobody is promised too much
+        of_model.job_seconds = max(seconds, of_model.job_seconds or 0.0)
 
 
 _FRESH = Worker.seen_at > func.now() - bindparam("fresh", type_=Interval)

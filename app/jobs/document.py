@@ -86,11 +86,17 @@ class AttemptDocument(Document):
     ]
 
 
-class WaitingDocument(Document):
-    """Why a queued job has not started, and how many are before it."""
+Reason = Literal["in_queue", "no_worker", "model_loading", "worker_restarting", "model_failed"]
 
-    reason: Literal["in_queue", "no_worker", "model_loading", "model_failed"]
+
+class WaitingDocument(Document):
+    """Why a queued job has not started, how many are before it, and in about how many seconds it
+    will start, by what its workers did of late; null where nothing is known.
+    """
+
+    reason: Reason
     position: int
+    eta_seconds: int | None
 
 
 class ErrorDocument(Document):
@@ -113,10 +119,11 @@ class WebhookDocument(Document):
 
 
 class UrlsDocument(Document):
-    """Where to read the job and where to cancel it."""
+    """Where to read the job, to cancel it, and to read it as it grows."""
 
     get: str
     cancel: str
+    stream: str
 
 
 class JobDocument(Document):
@@ -184,7 +191,7 @@ def render(
         attempts=[_attempt(each) for each in attempts],
         waiting=waiting,
         error=_error(job),
-        urls=UrlsDocument(get=url, cancel=f"{url}/cancel"),
+        urls=UrlsDocument(get=url, cancel=f"{url}/cancel", stream=f"{url}/events"),
     )
 
 

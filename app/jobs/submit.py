@@ -53,6 +53,7 @@ class Draft:
     deadline_seconds: int
     request_id: str
     idempotency: Idempotency | None
+    exact: bool = True  # whether the prompt's tokens in ``at_most`` are counted, or a bound
     job_id: UUID = field(default_factory=uuid7)
 
     @property

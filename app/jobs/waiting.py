@@ -1,6 +1,8 @@
 """Why a queued job has not started yet, and how many are before it."""
 
+import math
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, ScalarSelect, bindparam, case, func, select
@@ -8,15 +10,30 @@ from sqlalchemy.orm import Session
 
 from app.fleet.presence import ModelPresence, by_model
 from app.fleet.tables import WorkerState
-from app.jobs.document import WaitingDocument
+from app.jobs.document import Reason, WaitingDocument
 from app.jobs.states import Status
 from app.jobs.tables import Job
 
 # Nobody waits differently behind 1,000 jobs than behind 2,000, but counting takes longer.
 COUNTED_AT_MOST = 1000
 
-Place = tuple[str, int]  # a model and a priority
 
+class Place(NamedTuple):
+    """Where a job waits."""
+
+    model: str
+    version: str
+    priority: int
+
+
+# What an operator or a customer is told of a job that could not start.
+WHY: dict[str, str] = {
+    "in_queue": "its workers were busy with others",
+    "no_worker": "no worker serves this version of the model",
+    "model_loading": "its worker was still loading the model",
+    "worker_restarting": "its worker's engine was being started again after a crash",
+    "model_failed": "its worker could not load the model",
+}
 
 _QUEUED = (Job.status == Status.QUEUED, Job.model == bindparam("of_model"))
 _IN_ORDER = (Job.priority.desc(), Job.id)
@@ -52,11 +69,7 @@ def why_waiting(
         found = session.execute(_POSITIONS, {"of_model": model, "jobs": ids})
         positions |= {row.id: row.position for row in found}
     return {
-        job.id: WaitingDocument(
-            reason=_reason(presence.get(job.model)),
-            position=positions[job.id],
-        )
-        for job in queued
+        job.id: _waiting(presence.get(job.model), job.version, positions[job.id]) for job in queued
     }
 
 
@@ -66,22 +79,34 @@ def at_the_end(
     """What a job that joins the queue now will wait for."""
     presence = by_model(session, fresh_seconds)
     return {
-        place: WaitingDocument(
-            reason=_reason(presence.get(place[0])), position=_before(session, place)
-        )
+        place: _waiting(presence.get(place.model), place.version, _before(session, place))
         for place in places
     }
 
 
-def _reason(presence: ModelPresence | None) -> str:
-    workers = presence.workers if presence else {}
-    if workers.get(WorkerState.READY):
+def reason(presence: ModelPresence | None, version: str) -> Reason:
+    """Why a job of this version has not started."""
+    if presence is None:
+        return "no_worker"
+    if version in presence.versions:
         return "in_queue"
-    if workers.get(WorkerState.LOADING):
-        return "model_loading"
-    if workers.get(WorkerState.FAILED):
-        return "model_failed"
-    return "no_worker"
+    if presence.workers.get(WorkerState.LOADING):
+        return "worker_restarting" if presence.restarting else "model_loading"
+    return "model_failed" if presence.workers.get(WorkerState.FAILED) else "no_worker"
+
+
+def _waiting(presence: ModelPresence | None, version: str, position: int) -> WaitingDocument:
+    why = reason(presence, version)
+    eta = _eta(presence, position) if why == "in_queue" else None
+    return WaitingDocument(reason=why, position=position, eta_seconds=eta)
+
+
+def _eta(presence: ModelPresence | None, position: int) -> int | None:
+    """Seconds until so many before it have left a slot free, at the workers' recent speed."""
+    if presence is None or presence.job_seconds is None or not presence.slots:
+        return None
+    ahead = position + 1 - (presence.slots - presence.running)
+    return math.ceil(max(0, ahead) * presence.job_seconds / presence.slots)
 
 
 def _count(*which: ColumnElement[bool]) -> ScalarSelect[int]:
@@ -98,6 +123,5 @@ _BEFORE = select(
 
 def _before(session: Session, place: Place) -> int:
     """How many jobs a worker takes before a new one: those of a higher or the same priority."""
-    model, priority = place
-    found = session.scalar(_BEFORE, {"of_model": model, "of_priority": priority})
+    found = session.scalar(_BEFORE, {"of_model": place.model, "of_priority": place.priority})
     return min(found or 0, COUNTED_AT_MOST)

@@ -118,7 +118,7 @@ class Mover:
         return row is not None and cancel(session, *row, base_url=URL) is not None
 
     def expire(self, session: Session) -> bool:
-        return bool(expire_queued(session, base_url=URL, limit=2))
+        return bool(expire_queued(session, base_url=URL, fresh_seconds=15, limit=2))
 
     def rescue(self, session: Session) -> bool:
         return rescue(session, max_attempts=2, base_url=URL, limit=3) is not None

@@ -111,7 +111,9 @@ def test_jobs_wait_for_a_worker_and_run_when_one_starts_although_the_broker_was_
 ) -> None:
     job_ids = [me.submit(model="lonely", max_tokens=1) for _ in range(5)]
     waiting = [me.job(job_id)["waiting"] for job_id in job_ids]
-    assert waiting == [{"reason": "no_worker", "position": at} for at in range(5)]
+    assert waiting == [
+        {"reason": "no_worker", "position": at, "eta_seconds": None} for at in range(5)
+    ]
 
     with Redis.from_url(stack.settings.redis_url) as redis:
         redis.flushall()
@@ -204,7 +206,7 @@ def test_a_model_that_cannot_load_says_why_and_its_jobs_say_that_they_wait_for_i
     assert status["errors"] == [reason]
     assert (status["ready"], status["workers"]["failed"]) == (False, 1)
     waiting = me.job(me.submit(model="broken"))["waiting"]
-    assert waiting == {"reason": "model_failed", "position": 0}
+    assert waiting == {"reason": "model_failed", "position": 0, "eta_seconds": None}
 
 
 def requests_get(url: str) -> dict:

@@ -33,7 +33,7 @@ def test_the_worker_of_the_base_does_a_job_of_an_adapter_which_pays_its_own_pric
     client: FlaskClient, submit: Submit, process: Process
 ) -> None:
     job = submit(model="verse", max_tokens=5).json
-    assert job["waiting"] == {"reason": "in_queue", "position": 0}
+    assert job["waiting"] == {"reason": "in_queue", "position": 0, "eta_seconds": None}
     assert process.broker.depths(["fake", "verse", "terse"]) == {"fake": 0, "verse": 1, "terse": 0}
     generate(process, process.servings["generate.verse"])
     done = client.get(f"/api/v1/jobs/{job['id']}").json

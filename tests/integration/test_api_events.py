@@ -87,7 +87,7 @@ def test_a_stream_tells_how_the_job_stands_its_text_as_it_grows_and_its_end(
     stream = listen(client, job["id"])
     first = next(stream)
     assert (first.name, first.data["status"], first.data["attempt"]) == ("status", "queued", 0)
-    assert first.data["waiting"] == {"reason": "in_queue", "position": 0}
+    assert first.data["waiting"] == {"reason": "in_queue", "position": 0, "eta_seconds": None}
     thread = working()
     events = list(stream)
     thread.join()

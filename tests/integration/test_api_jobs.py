@@ -158,7 +158,7 @@ def test_a_job_says_everything_about_itself_from_the_start(
     url = f"{settings.public_url}/api/v1/jobs/{job['id']}"
     assert response.headers["Location"] == url
     assert UUID(job["id"]).version == 7
-    assert job["urls"] == {"get": url, "cancel": f"{url}/cancel"}
+    assert job["urls"] == {"get": url, "cancel": f"{url}/cancel", "stream": f"{url}/events"}
     said = ("kind", "status", "model", "version", "priority", "metadata", "webhook_url")
     assert [job[name] for name in said] == [
         "generate",
@@ -173,7 +173,7 @@ def test_a_job_says_everything_about_itself_from_the_start(
     unknown = ("started", "finished", "output", "usage", "error")
     assert [job[name] for name in unknown] == [None] * 5
     assert job["attempts"] == []
-    assert job["waiting"] == {"reason": "no_worker", "position": 0}
+    assert job["waiting"] == {"reason": "no_worker", "position": 0, "eta_seconds": None}
     assert job["charge"] == {
         "state": "held",
         "held_micros": 3 * 1 + 5 * 2,

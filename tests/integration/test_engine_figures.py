@@ -138,7 +138,7 @@ def test_an_engine_that_cannot_work_makes_its_worker_one_that_loads_and_says_why
     assert (model["ready"], model["workers"]) == (False, {"loading": 1, "ready": 0, "failed": 0})
     assert model["errors"] == [problem]
     assert [(each["restarts"], each["problem"]) for each in model["engines"]] == [(2, problem)]
-    assert submit().get_json()["waiting"]["reason"] == "model_loading"
+    assert submit().get_json()["waiting"]["reason"] == "worker_restarting"
 
     say(STATS)
     model = _model(client)

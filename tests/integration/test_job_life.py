@@ -16,7 +16,7 @@ def test_a_submitted_job_is_generated_charged_and_read_back(
     assert job["status"] == "queued"
     assert job["charge"]["state"] == "held"
     assert job["charge"]["held_micros"] == 3 * 1 + 5 * 2
-    assert job["waiting"] == {"reason": "in_queue", "position": 0}
+    assert job["waiting"] == {"reason": "in_queue", "position": 0, "eta_seconds": None}
 
     work()
 

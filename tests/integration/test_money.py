@@ -133,7 +133,7 @@ def test_a_job_whose_deadline_passed_before_it_started_costs_nothing(
         session.execute(text("UPDATE jobs SET deadline_at = now() - interval '1 second'"))
     with database.transaction() as session:
         assert claim_one(session) == []
-        assert len(expire_queued(session, base_url=URL)) == 1
+        assert len(expire_queued(session, base_url=URL, fresh_seconds=15)) == 1
     expired = client.get(f"/api/v1/jobs/{job}").json
     assert (expired["status"], expired["charge"]["state"]) == ("expired", "released")
     assert expired["error"]["code"] == "deadline_before_start"

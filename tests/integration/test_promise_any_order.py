@@ -236,7 +236,7 @@ class Jobs(RuleBasedStateMachine):
     def pass_a_deadline(self, which: int) -> None:
         self.let_pass("deadline_at", picked([which], self.now("queued")))
         with self.database.transaction() as session:
-            expire_queued(session, base_url=URL)
+            expire_queued(session, base_url=URL, fresh_seconds=15)
 
     def let_pass(self, what: str, job_ids: list[UUID]) -> None:
         statement = f"UPDATE jobs SET {what} = now() - interval '1 second' WHERE id = ANY(:ids)"

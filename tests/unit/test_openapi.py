@@ -59,6 +59,7 @@ CODES: dict[tuple[str, str], set[str]] = {
     ("post", "/api/v1/generate"): SUBMIT,
     ("post", "/api/v1/complete"): SUBMIT,
     ("post", "/api/v1/chat"): SUBMIT,
+    ("post", "/api/v1/quote"): SUBMIT - {"insufficient_credit", "idempotency_key_reused"},
     ("get", "/api/v1/jobs/{job_id}"): {"job_not_found", *KEY},
     ("get", "/api/v1/jobs/{job_id}/ws"): {
         "job_not_found",
