@@ -9,6 +9,7 @@ from sentry_sdk.integrations.flask import FlaskIntegration
 
 from app import catalog, config, errortracking, logs, schema
 from app.api import (
+    console,
     events,
     health,
     jobs,
@@ -60,7 +61,18 @@ def create_app(settings: config.Settings | None = None) -> Flask:
     transport.install(app, settings)
     requestids.install(app)
     problems.install(app)
-    for part in (jobs, quotes, events, websockets, models, usage, webhooks, health, openapi):
+    for part in (
+        jobs,
+        quotes,
+        events,
+        websockets,
+        models,
+        usage,
+        webhooks,
+        health,
+        openapi,
+        console,
+    ):
         app.register_blueprint(part.blueprint, url_prefix=NATIVE)
     for compatible in (chat, completions, responses, openai_models):
         app.register_blueprint(compatible.blueprint)

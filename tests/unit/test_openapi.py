@@ -19,6 +19,8 @@ OPEN = {
     ("get", "/api/v1/status"),
     ("get", "/api/v1/metrics"),
     ("get", "/api/v1/openapi.json"),
+    ("get", "/api/v1/docs"),
+    ("get", "/api/v1/docs/{name}"),
 }
 KEY = {"missing_credential", "invalid_credential", "database_unavailable"}
 SUBMIT = {
@@ -85,10 +87,12 @@ CODES: dict[tuple[str, str], set[str]] = {
     ("get", "/api/v1/status"): set(),
     ("get", "/api/v1/metrics"): {"invalid_credential", "database_unavailable"},
     ("get", "/api/v1/openapi.json"): set(),
+    ("get", "/api/v1/docs"): set(),
+    ("get", "/api/v1/docs/{name}"): {"route_not_found"},
 }
+NO_JSON = ("/metrics", "/openapi.json", "/events", "/ws", "/docs", "/docs/{name}")
 # No route's own: an address that is none, and what a worker says of a job.
 ELSEWHERE = {
-    "route_not_found",
     "method_not_allowed",
     "stream_interrupted",  # when the stream has begun, and its status is sent
     "lease_lost",
@@ -211,7 +215,7 @@ def test_a_list_is_described_with_its_query() -> None:
 def test_every_answer_of_json_has_a_schema() -> None:
     for route, operation in _operations().items():
         ok = next(each for status, each in operation["responses"].items() if status < "300")
-        if not route[1].endswith(("/metrics", "/openapi.json", "/events", "/ws")):
+        if not route[1].endswith(NO_JSON):
             assert "$ref" in ok["content"]["application/json"]["schema"], route
 
 
