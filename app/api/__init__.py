@@ -36,6 +36,20 @@ from app.jobs import queries
 from app.jobs.queries import Standing
 from app.queues import Broker
 
+_NATIVE_PARTS = (
+    jobs,
+    quotes,
+    events,
+    websockets,
+    models,
+    usage,
+    webhooks,
+    health,
+    openapi,
+    console,
+)
+_COMPATIBLE_PARTS = (chat, completions, responses, openai_models)
+
 
 def create_app(settings: config.Settings | None = None) -> Flask:
     """The API as a WSGI application, for these settings (default: the environment's)."""
@@ -61,20 +75,9 @@ def create_app(settings: config.Settings | None = None) -> Flask:
     transport.install(app, settings)
     requestids.install(app)
     problems.install(app)
-    for part in (
-        jobs,
-        quotes,
-        events,
-        websockets,
-        models,
-        usage,
-        webhooks,
-        health,
-        openapi,
-        console,
-    ):
+    for part in _NATIVE_PARTS:
         app.register_blueprint(part.blueprint, url_prefix=NATIVE)
-    for compatible in (chat, completions, responses, openai_models):
+    for compatible in _COMPATIBLE_PARTS:
         app.register_blueprint(compatible.blueprint)
     structlog.get_logger(__name__).info("api_started")
     return app

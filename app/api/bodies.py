@@ -159,7 +159,7 @@ class MessageBody(Body):
     """One turn."""
 
     role: Literal["system", "user", "assistant"]
-    content: NonEmpty
+    content: Text
 
 
 class ChatBody(JobBody):

@@ -28,6 +28,14 @@ def body(model: type[Model]) -> Model:
         raise _refusal(error, model) from None
 
 
+def made(model: type[Model], fields: dict[str, Any]) -> Model:
+    """A body put together from another, whose own limits may be wider; raises InvalidRequest."""
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        raise _refusal(error, model) from None
+
+
 def query(model: type[Model]) -> Model:
     """The validated query string; raises InvalidRequest."""
     try:

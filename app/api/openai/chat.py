@@ -5,7 +5,7 @@ from typing import Any
 from flask import Blueprint, Response
 
 from app.accounts.principal import Principal
-from app.api.bodies import ChatBody, JSONSchemaBody, MessageBody, ResponseFormatBody
+from app.api.bodies import ChatBody, JSONSchemaBody, ResponseFormatBody
 from app.api.openai import answers, calls, streams
 from app.api.openai.answers import ChatCompletion
 from app.api.openai.bodies import (
@@ -16,6 +16,7 @@ from app.api.openai.bodies import (
 from app.api.openai.refusals import CALL_ERRORS, CALL_HEADERS
 from app.api.openai.streams import ChatChunks
 from app.api.operations import COMPATIBLE, operation
+from app.api.parsing import made
 
 blueprint = Blueprint("openai_chat", __name__, url_prefix=COMPATIBLE)
 
@@ -42,14 +43,15 @@ def create_chat_completion(principal: Principal, body: ChatCompletionBody) -> Re
 
 def as_job(body: ChatCompletionBody) -> ChatBody:
     """The same as a job of the native API."""
-    return ChatBody(
+    fields = {
         **calls.common(body),
-        max_tokens=body.max_completion_tokens or body.max_tokens,
-        logprobs=body.logprobs,
-        response_format=_format(body.response_format),
-        metadata=_metadata(body),
-        messages=[MessageBody(**each.as_message()) for each in body.messages],  # type: ignore[arg-type]
-    )
+        "max_tokens": body.max_completion_tokens or body.max_tokens,
+        "logprobs": body.logprobs,
+        "response_format": _format(body.response_format),
+        "metadata": _metadata(body),
+        "messages": [each.as_message() for each in body.messages],
+    }
+    return made(ChatBody, fields)
 
 
 def _format(wanted: Any) -> ResponseFormatBody | None:

@@ -10,6 +10,7 @@ from app.api.openai.bodies import CompletionBody
 from app.api.openai.refusals import CALL_ERRORS, CALL_HEADERS
 from app.api.openai.streams import CompletionChunks
 from app.api.operations import COMPATIBLE, operation
+from app.api.parsing import made
 
 blueprint = Blueprint("openai_completions", __name__, url_prefix=COMPATIBLE)
 
@@ -36,10 +37,11 @@ def create_completion(principal: Principal, body: CompletionBody) -> Response:
 
 def as_job(body: CompletionBody) -> PromptBody:
     """The same as a job of the native API."""
-    return PromptBody(
+    fields = {
         **calls.common(body),
-        max_tokens=body.max_tokens,
-        logprobs=body.logprobs is not None,
-        metadata={"user": body.user} if body.user else {},
-        prompt=body.text,
-    )
+        "max_tokens": body.max_tokens,
+        "logprobs": body.logprobs is not None,
+        "metadata": {"user": body.user} if body.user else {},
+        "prompt": body.text,
+    }
+    return made(PromptBody, fields)

@@ -6,7 +6,7 @@ from flask import Blueprint, Response, request
 
 from app import errors
 from app.accounts.principal import Principal
-from app.api.bodies import ChatBody, JSONSchemaBody, MessageBody, ResponseFormatBody
+from app.api.bodies import ChatBody, JSONSchemaBody, ResponseFormatBody
 from app.api.following import Following
 from app.api.openai import calls, response_streams
 from app.api.openai.bodies import JSONObjectFormatBody
@@ -22,6 +22,7 @@ from app.api.openai.response_answers import (
 from app.api.openai.response_bodies import ResponseBody, ResponseQuery, SchemaFormatBody
 from app.api.openai.streams import call_stream, ids_header
 from app.api.operations import COMPATIBLE, operation
+from app.api.parsing import made
 from app.api.services import services
 from app.jobs import asked as jobs_asked
 from app.jobs.asked import Asked
@@ -152,16 +153,17 @@ def _turns(principal: Principal, body: ResponseBody) -> list[dict[str, str]]:
 
 def _as_job(body: ResponseBody, turns: list[dict[str, str]]) -> ChatBody:
     said = {"user": body.user, "safety_identifier": body.safety_identifier}
-    return ChatBody(
-        model=body.model,
-        max_tokens=body.max_output_tokens,
-        temperature=body.temperature,
-        top_p=body.top_p,
-        logprobs=body.wants_logprobs,
-        response_format=_format(body),
-        metadata={**{name: each for name, each in said.items() if each}, **body.metadata},
-        messages=[MessageBody(**each) for each in turns],  # type: ignore[arg-type]
-    )
+    fields = {
+        "model": body.model,
+        "max_tokens": body.max_output_tokens,
+        "temperature": body.temperature,
+        "top_p": body.top_p,
+        "logprobs": body.wants_logprobs,
+        "response_format": _format(body),
+        "metadata": {**{name: each for name, each in said.items() if each}, **body.metadata},
+        "messages": turns,
+    }
+    return made(ChatBody, fields)
 
 
 def _format(body: ResponseBody) -> ResponseFormatBody | None:
