@@ -13,6 +13,7 @@ from rich.console import Console
 
 from scripts.arguments import count, positive
 from scripts.benching import (
+    clients,
     figures,
     growth,
     jobs,
@@ -35,6 +36,7 @@ BENCHES = {
     "memory": memory,
     "recovery": recovery,
     "webhooks": webhooks,
+    "clients": clients,
     "engine": engine,
 }
 

@@ -144,7 +144,6 @@ MESSAGES: list[tuple[Any, str]] = [
     ([], "messages"),
     ("hi", "messages"),
     ([{}], "messages.0.role"),
-    ([{"role": "user", "content": ""}], "messages.0.content"),
     ([{"role": "user", "content": None}], "messages.0.content"),
     ([{"role": "robot", "content": "hi"}], "messages.0.role"),
     ([{"role": "user", "content": "hi", "name": "x"}], "messages.0.name"),
