@@ -45,6 +45,36 @@ class JobNotFound(GPTQueueError):
     code, status = "job_not_found", 404
 
 
+class WebhookEndpointNotFound(GPTQueueError):
+    """There is no such webhook endpoint in this account."""
+
+    code, status = "webhook_endpoint_not_found", 404
+
+
+class WebhookDeliveryNotFound(GPTQueueError):
+    """There is no such webhook delivery in this account."""
+
+    code, status = "webhook_delivery_not_found", 404
+
+
+class WebhookEndpointLimit(GPTQueueError):
+    """This account has as many webhook endpoints as it may have."""
+
+    code, status = "webhook_endpoint_limit", 409
+
+
+class WebhookEndpointDisabled(GPTQueueError):
+    """Nothing is sent to this webhook endpoint while it is disabled."""
+
+    code, status = "webhook_endpoint_disabled", 409
+
+
+class WebhookDeliveryPending(GPTQueueError):
+    """This webhook delivery has not ended: it is sent anyway."""
+
+    code, status = "webhook_delivery_pending", 409
+
+
 class RouteNotFound(GPTQueueError):
     """There is nothing at this address."""
 

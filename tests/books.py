@@ -25,7 +25,9 @@ _WRONG = text(
                count(*) FILTER (WHERE outcome = 'running') live,
                count(*) FILTER (WHERE outcome IN ('succeeded', 'cancelled', 'expired')) won
         FROM attempts a WHERE a.job_id = j.id) tried,
-    LATERAL (SELECT count(*) number FROM webhook_deliveries d WHERE d.job_id = j.id) told
+    LATERAL (
+        SELECT count(*) number FROM webhook_deliveries d
+        WHERE d.job_id = j.id AND d.subscription_id IS NULL) told
     WHERE j.account_id = ANY(:accounts)
     """
 ).bindparams(bindparam("accounts", type_=ARRAY(Uuid)))

@@ -19,7 +19,8 @@ from app.errors import DatabaseUnavailable
 from app.group import Group
 from app.webhooks import outbox
 from app.webhooks.lanes import Lane
-from app.webhooks.outbox import Claimed, Parcel, Sent
+from app.webhooks.outbox import Claimed
+from app.webhooks.parcels import Parcel, Sent
 from app.webhooks.sending import send
 from app.webhooks.tables import DeliveryState
 

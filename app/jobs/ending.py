@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import select
@@ -16,15 +16,23 @@ from app.jobs.document import EventDocument, JobDocument, render
 from app.jobs.tables import Attempt, Output
 from app.jobs.transition import Done, End
 from app.rows import store
-from app.webhooks import outbox
+from app.webhooks import outbox, subscriptions
+from app.webhooks.events import job_event
 
 # Standard Webhooks asks for less than 20 kB; a longer answer is left to a GET.
 _MAX_BODY_BYTES = 20_000
 
 
+class Receiver(NamedTuple):
+    """A URL that is told; of a subscription unless it is the job's own."""
+
+    url: str
+    subscription_id: UUID | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A job that reached its terminal state, and the webhook to send, if it wants one."""
+    """A job that reached its terminal state, and one of the webhooks to send, if there are any."""
 
     job_id: UUID
     delivery_id: UUID | None
@@ -41,14 +49,55 @@ def end(session: Session, ends: Sequence[End], *, base_url: str) -> list[Ended |
     store(session, (Output, outputs))
     charges = ledger.close(session, {each.job.id: each.how.usage for each in done})
     usage.add(session, [_used(each, charges[each.job.id]) for each in done])
-    told = [each for each in done if each.job.webhook_url is not None]
-    attempts = _attempts(session, told)
-    deliveries = outbox.record(
-        session,
-        [_event(each, charges[each.job.id], base_url, attempts[each.job.id]) for each in told],
-    )
+    deliveries = _record(session, _addressed(session, done), charges, base_url)
     ended = {id(each.how): Ended(each.job.id, deliveries.get(each.job.id)) for each in done}
     return [ended.get(id(each)) for each in ends]
+
+
+Addressed = list[tuple[Done, list[Receiver]]]
+
+
+def _addressed(session: Session, done: Sequence[Done]) -> Addressed:
+    """Those that somebody is to be told of, and whom: the job's own URL, and the endpoints of its
+    account. Where both are the same URL it is told twice, since they are signed differently.
+    """
+    accounts = {each.job.account_id for each in done if each.followed}
+    followers = subscriptions.followers(session, accounts)
+    found = []
+    for each in done:
+        own = [Receiver(each.job.webhook_url)] if each.job.webhook_url is not None else []
+        others = [
+            Receiver(follower.url, follower.id)
+            for follower in followers
+            if follower.account_id == each.job.account_id
+            and follower.wants(job_event(each.job.status))
+        ]
+        if own or others:
+            found.append((each, own + others))
+    return found
+
+
+def _record(
+    session: Session, addressed: Addressed, charges: dict[UUID, Charge], base_url: str
+) -> dict[UUID, UUID]:
+    attempts = _attempts(session, [each for each, _ in addressed])
+    events = []
+    for each, receivers in addressed:
+        job = each.job
+        body = _body(each, charges[job.id], base_url, attempts[job.id])
+        events += [
+            outbox.Event(
+                account_id=job.account_id,
+                job_id=job.id,
+                type=job_event(job.status),
+                url=receiver.url,
+                body=body,
+                subscription_id=receiver.subscription_id,
+            )
+            for receiver in receivers
+        ]
+    ids = outbox.record(session, events)
+    return {event.job_id: each for event, each in zip(events, ids, strict=True) if event.job_id}
 
 
 def _used(done: Done, charge: Charge) -> Used:
@@ -76,25 +125,20 @@ def _attempts(session: Session, done: Collection[Done]) -> dict[UUID, list[Attem
     return attempts
 
 
-def _event(done: Done, charge: Charge, base_url: str, attempts: list[Attempt]) -> outbox.Event:
+def _body(done: Done, charge: Charge, base_url: str, attempts: list[Attempt]) -> str:
     job, text = done.job, done.how.text
     # Without the log-probabilities, which no body of that size could hold.
     output = None if text is None else Output(job_id=job.id, text=text)
     for shown in (output, None):
-        document = render(job, charge, base_url=base_url, attempts=attempts, output=shown)
-        body = _body(document)
+        body = _event(render(job, charge, base_url=base_url, attempts=attempts, output=shown))
         if len(body.encode()) < _MAX_BODY_BYTES:
             break
-    return outbox.Event(
-        account_id=job.account_id,
-        job_id=job.id,
-        type=f"job.{job.status}",
-        url=job.webhook_url or "",
-        body=body,
-    )
+    return body
 
 
-def _body(document: JobDocument) -> str:
+def _event(document: JobDocument) -> str:
     assert document.finished is not None
-    event = EventDocument(type=f"job.{document.status}", timestamp=document.finished, data=document)
+    event = EventDocument(
+        type=job_event(document.status), timestamp=document.finished, data=document
+    )
     return event.model_dump_json()

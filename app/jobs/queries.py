@@ -34,7 +34,11 @@ _OUTPUTS = select(Output).where(Output.job_id.in_(_SOME))
 # A hundred jobs' log-probabilities would make a page of many megabytes.
 _TEXTS = select(Output.job_id, Output.text).where(Output.job_id.in_(_SOME))
 _ATTEMPTS = select(Attempt).where(Attempt.job_id.in_(_SOME)).order_by(Attempt.number)
-_DELIVERIES = select(Delivery).options(defer(Delivery.body)).where(Delivery.job_id.in_(_SOME))
+_DELIVERIES = (
+    select(Delivery)
+    .options(defer(Delivery.body))
+    .where(Delivery.job_id.in_(_SOME), Delivery.subscription_id.is_(None))
+)
 
 
 class Standing(NamedTuple):
@@ -154,4 +158,4 @@ def _deliveries(session: Session, jobs: Sequence[Job]) -> dict[UUID, Delivery]:
     if not told:
         return {}
     rows = session.scalars(_DELIVERIES, {"jobs": told})
-    return {delivery.job_id: delivery for delivery in rows}
+    return {delivery.job_id: delivery for delivery in rows if delivery.job_id is not None}

@@ -17,6 +17,7 @@ from app.billing.prices import Usage
 from app.jobs.states import TERMINAL, TRANSITIONS, Outcome, Status
 from app.jobs.tables import Attempt, Job
 from app.rows import given
+from app.webhooks.subscriptions import is_followed
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +56,14 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """An end that took place: the job as it is now, and the attempt that ended it, if any."""
+    """An end that took place: the job as it is now, the attempt that ended it, if any, and whether
+    its account has webhook endpoints.
+    """
 
     how: End
     job: Job
     attempt: Attempt | None
+    followed: bool
 
 
 _FIRST = (
@@ -142,7 +146,8 @@ _END = (
         error_code=_ENDS.c.error_code,
         error_message=_ENDS.c.error_message,
     )
-    .returning(Job)
+    # Asked here because a statement of its own would cost more than all that it mostly finds: none.
+    .returning(Job, is_followed(Job.account_id))
     .execution_options(populate_existing=True, synchronize_session=False)
 )
 
@@ -152,8 +157,9 @@ def end(session: Session, ends: Sequence[End]) -> list[Done]:
     if not ends:
         return []
     rows = [_row(each) for each in ends]
-    ended = session.scalars(_END, {"ends": rows, "ids": [row["id"] for row in rows]})
-    jobs = {job.id: job for job in ended}
+    ended = session.execute(_END, {"ends": rows, "ids": [row["id"] for row in rows]}).all()
+    jobs = {job.id: job for job, _ in ended}
+    followed = {job.id for job, is_so in ended if is_so}
     # Two attempts at one job may come together: only one of them is how it ended.
     done = [
         each
@@ -168,7 +174,10 @@ def end(session: Session, ends: Sequence[End]) -> list[Done]:
             if each.fence is not None and each.outcome is not None
         },
     )
-    return [Done(each, jobs[each.job_id], attempts.get(each.job_id)) for each in done]
+    return [
+        Done(each, jobs[each.job_id], attempts.get(each.job_id), each.job_id in followed)
+        for each in done
+    ]
 
 
 _LEASES = given("leases", id=Uuid, fence=BigInteger)

@@ -12,51 +12,12 @@ from uuid_utils.compat import uuid7
 
 from app.errors import WebhookURLRefused
 from app.rows import given, store
-from app.webhooks import addresses, endpoints, lanes
+from app.webhooks import addresses, attempts, endpoints, lanes, secrets
 from app.webhooks.endpoints import REASONS, Address, News
 from app.webhooks.lanes import DUE, Room
+from app.webhooks.parcels import Answer, Parcel, Sent
 from app.webhooks.schedule import delay_after
-from app.webhooks.tables import Delivery, DeliveryState, DisabledReason, WebhookSecret
-
-
-@dataclass(frozen=True, slots=True)
-class Parcel:
-    """All that one attempt needs; ``attempt`` fences it like a job's. ``failing`` tells that the
-    endpoint's last attempts failed.
-    """
-
-    id: UUID
-    attempt: int
-    account_id: UUID
-    host: str
-    url: str
-    body: bytes
-    secret: str
-    failing: bool = False
-
-    @property
-    def address(self) -> Address:
-        """Its endpoint."""
-        return Address(self.account_id, self.url, self.host)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """How one attempt went: an HTTP status, or an error when there was no answer."""
-
-    status: int | None = None
-    error: str | None = None
-    retry_after_seconds: int | None = None
-
-    @property
-    def accepted(self) -> bool:
-        """Any 2xx is a yes; a redirect is not."""
-        return self.status is not None and 200 <= self.status < 300
-
-    @property
-    def gone(self) -> bool:
-        """The receiver wants no more of these."""
-        return self.status == 410
+from app.webhooks.tables import Delivery, DeliveryState, DisabledReason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,40 +25,43 @@ class Event:
     """What is to be told, and to whom; ``body`` is what every attempt sends."""
 
     account_id: UUID
-    job_id: UUID
     type: str
     url: str
     body: str
+    job_id: UUID | None = None
+    subscription_id: UUID | None = None
 
 
-def record(session: Session, events: Sequence[Event]) -> dict[UUID, UUID]:
+def record(session: Session, events: Sequence[Event]) -> list[UUID]:
     """Write events into the outbox, in the transaction of what they report.
 
-    Returns the delivery of each job.
+    Returns the delivery of each.
     """
     rows: list[dict[str, Any]] = [
         {
             "id": uuid7(),
             "account_id": event.account_id,
             "job_id": event.job_id,
+            "subscription_id": event.subscription_id,
             "type": event.type,
             "url": event.url,
-            "host": _host(event.url),
+            "host": host_of(event.url),
             "body": event.body,
             "state": DeliveryState.PENDING,
             "attempts": 0,
+            "attempts_before": 0,
         }
         for event in events
     ]
     store(session, (Delivery, rows))
-    return {row["job_id"]: row["id"] for row in rows}
+    return [row["id"] for row in rows]
 
 
 # No name can be this one (RFC 2606). Sending refuses such a URL, and says why.
 _REFUSED = "invalid"
 
 
-def _host(url: str) -> str:
+def host_of(url: str) -> str:
     """The lane of a URL; also of one that was accepted before a rule that refuses it: its job must
     be able to end.
     """
@@ -155,7 +119,8 @@ def claim(session: Session, *, limit: int, room: Room, lease_seconds: float) -> 
         return Claimed([], choice.more)
     lease = timedelta(seconds=lease_seconds)
     claimed = session.scalars(_CLAIM, {"chosen": list(chosen), "lease": lease}).all()
-    secrets = _secrets(session, {delivery.account_id for delivery in claimed})
+    keys = secrets.keys_of(session, claimed)
+    withdraw(session, [delivery.id for delivery in claimed if delivery.id not in keys])
     parcels = [
         Parcel(
             id=delivery.id,
@@ -164,26 +129,34 @@ def claim(session: Session, *, limit: int, room: Room, lease_seconds: float) -> 
             host=delivery.host,
             url=delivery.url,
             body=delivery.body.encode(),
-            secret=secrets[delivery.account_id],
+            keys=keys[delivery.id],
+            before=delivery.attempts_before,
             failing=chosen[delivery.id],
         )
         for delivery in claimed
+        if delivery.id in keys
     ]
     # Another process may have taken some of what was chosen here, and left others.
     return Claimed(parcels, choice.more or len(parcels) < len(chosen))
 
 
-_SECRETS = select(WebhookSecret).where(
-    WebhookSecret.account_id.in_(bindparam("accounts", expanding=True))
-)
+WITHDRAWN = "Its endpoint was deleted, or disabled by its owner."
 
 
-def _secrets(session: Session, account_ids: Collection[UUID]) -> dict[UUID, str]:
-    rows = session.scalars(_SECRETS, {"accounts": list(account_ids)})
-    return {row.account_id: row.secret for row in rows}
-
-
-Sent = tuple[Parcel, Answer]
+def withdraw(session: Session, claimed: Collection[UUID]) -> None:
+    """Give up what nobody wants any more, as if it had not been claimed."""
+    if claimed:
+        session.execute(
+            update(Delivery)
+            .where(Delivery.id.in_(claimed))
+            .values(
+                state=DeliveryState.ABANDONED,
+                ended_at=func.now(),
+                attempts=Delivery.attempts - 1,
+                last_error=WITHDRAWN,
+            )
+            .execution_options(synchronize_session=False)
+        )
 
 
 _OUTCOMES = given(
@@ -214,6 +187,7 @@ _MARK = (
         ended_at=case((_AGAIN, None), else_=func.now()),
     )
     .returning(Delivery.id)
+    .add_cte(attempts.KEEP)
     .execution_options(synchronize_session=False)
 )
 
@@ -221,15 +195,16 @@ _MARK = (
 def mark(
     session: Session, sent: Sequence[Sent], *, lease_seconds: float
 ) -> list[DeliveryState | None]:
-    """Write how each attempt went; None where another attempt has taken over meanwhile.
+    """Write what each attempt was and how it went; None where another has taken over meanwhile.
 
     ``lease_seconds`` as for ``claim``: what else waits for an endpoint that is disabled by this is
     given up, unless it is in flight.
     """
     disabled = endpoints.note(session, _news(sent))
     outcomes = [_outcome(parcel, answer, disabled.get(parcel.address)) for parcel, answer in sent]
-    marked = session.scalars(_MARK, {"outcomes": outcomes})
-    written = set(marked)
+    traces = attempts.rows(sent)
+    written = set(session.scalars(_MARK, {"outcomes": outcomes, "traces": traces}))
+    attempts.forget_old(session, [parcel for parcel, _ in sent])
     if disabled:
         endpoints.give_up(session, disabled, lease_seconds)
     return [each["state"] if each["id"] in written else None for each in outcomes]
@@ -247,7 +222,7 @@ def _news(sent: Sequence[Sent]) -> dict[Address, News]:
 
 
 def _outcome(parcel: Parcel, answer: Answer, disabled: DisabledReason | None) -> dict[str, Any]:
-    delay = delay_after(parcel.attempt, answer.retry_after_seconds)
+    delay = delay_after(parcel.attempt - parcel.before, answer.retry_after_seconds)
     error = answer.error
     if answer.accepted:
         state = DeliveryState.DELIVERED

@@ -6,28 +6,42 @@ Redirects are not followed. Written on ``http.client`` because the time limit is
 attempt: the time-outs of HTTP libraries begin anew with every byte that arrives.
 """
 
+import codecs
 import io
 import math
 import re
 import socket
 import ssl
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import Any
+from uuid import UUID
 
 from app.config import Settings
 from app.errors import WebhookURLRefused
 from app.webhooks import addresses, signing
 from app.webhooks.addresses import Address, Resolver, Target
-from app.webhooks.outbox import Answer, Parcel
+from app.webhooks.parcels import Answer, Parcel, Trace
 
 _LONGEST_DATE = 40  # "Wednesday, 09-Nov-94 08:49:37 GMT", and some spaces
+_KEPT_BYTES = 1000  # of the body of an answer, for whoever looks for a fault in the receiver
+_BODY_SECONDS = 1.0  # it decides nothing, so a sender is not held up for it
 
 
 def send(parcel: Parcel, settings: Settings, resolver: Resolver = addresses.resolve) -> Answer:
     """Post the event; every way in which that can go wrong is an Answer, not an exception."""
+    trace, begun = Trace(datetime.now(UTC)), time.monotonic()
+    answer = _send(parcel, settings, resolver, trace)
+    trace.duration_ms = round((time.monotonic() - begun) * 1000)
+    return replace(answer, trace=trace)
+
+
+def _send(parcel: Parcel, settings: Settings, resolver: Resolver, trace: Trace) -> Answer:
     try:
         target = addresses.parse(parcel.url)
         reachable = addresses.vet(target, settings, resolver)
@@ -36,18 +50,20 @@ def send(parcel: Parcel, settings: Settings, resolver: Resolver = addresses.reso
     except OSError:
         return Answer(error="The host name does not resolve.")
     try:
-        return _post(parcel, target, reachable[0], settings.webhook_timeout_seconds)
+        with _connected(target, reachable[0], settings.webhook_timeout_seconds) as stream:
+            return _exchange(parcel, target, stream, trace)
     except (OSError, HTTPException) as error:
         return Answer(error=type(error).__name__)
 
 
-def _post(parcel: Parcel, target: Target, address: Address, seconds: float) -> Answer:
+@contextmanager
+def _connected(target: Target, address: Address, seconds: float) -> Iterator["Timed"]:
     end = time.monotonic() + seconds
     with socket.create_connection((str(address), target.port), seconds) as plain:
         plain.settimeout(_left(end))
         with _secured(plain, target) as stream:
             try:
-                return _exchange(parcel, target, Timed(stream, end))
+                yield Timed(stream, end)
             except (OSError, HTTPException) as error:
                 if time.monotonic() >= end:
                     raise TimeoutError from error
@@ -82,6 +98,10 @@ class Timed:
             self._stream.settimeout(_left(self._end))
             data = data[self._stream.send(data) :]
 
+    def hurry(self, seconds: float) -> None:
+        """Work for so much longer at most."""
+        self._end = min(self._end, time.monotonic() + seconds)
+
     def receive(self, buffer: Any) -> int:
         """Receive what has come, into the buffer. When time is over, so is the answer: a status
         that was said by then holds.
@@ -111,25 +131,47 @@ class _Received(io.RawIOBase):
         return self._stream.receive(buffer)
 
 
-def _exchange(parcel: Parcel, target: Target, stream: Timed) -> Answer:
-    signed = signing.headers(
-        parcel.secret,
-        parcel.body,
-        message_id=f"msg_{parcel.id.hex}",
-        timestamp=int(time.time()),
-    )
-    headers = {
+def _exchange(parcel: Parcel, target: Target, stream: Timed, trace: Trace) -> Answer:
+    trace.headers = _headers(parcel, target)
+    connection = HTTPConnection(target.host, target.port)
+    connection.sock = stream
+    connection.request("POST", target.path, parcel.body, trace.headers)
+    with connection.getresponse() as response:
+        stream.hurry(_BODY_SECONDS)
+        trace.body = _beginning(response)
+        retry_after = response.headers.get("Retry-After", "")
+        return Answer(response.status, retry_after_seconds=_seconds(retry_after))
+
+
+def _headers(parcel: Parcel, target: Target) -> dict[str, str]:
+    """All of them: ``http.client`` would add the last two by itself."""
+    return {
         "Host": target.authority,
         "Content-Type": "application/json",
         "User-Agent": "GPTQueue-Webhooks/1",
-        **signed,
+        **signing.headers(
+            parcel.keys,
+            parcel.body,
+            message_id=message_id(parcel.id),
+            timestamp=int(time.time()),
+        ),
+        "Content-Length": str(len(parcel.body)),
+        "Accept-Encoding": "identity",
     }
-    connection = HTTPConnection(target.host, target.port)
-    connection.sock = stream
-    connection.request("POST", target.path, parcel.body, headers)
-    with connection.getresponse() as response:  # beyond status and headers it does not matter
-        retry_after = response.headers.get("Retry-After", "")
-        return Answer(response.status, retry_after_seconds=_seconds(retry_after))
+
+
+def message_id(delivery_id: UUID) -> str:
+    """What a receiver knows a delivery by: the same at every attempt."""
+    return f"msg_{delivery_id.hex}"
+
+
+def _beginning(response: HTTPResponse) -> str:
+    """How the body begins, as a text that PostgreSQL can keep; whatever is wrong with it."""
+    body = b""
+    with suppress(OSError, HTTPException, ValueError):
+        body = response.read(_KEPT_BYTES)
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")  # which drops half a last letter
+    return decoder.decode(body).replace("\x00", "\ufffd")
 
 
 def _seconds(retry_after: str) -> int | None:

@@ -67,7 +67,7 @@ class Events:
         ]
         with self._database.transaction() as session:
             deliveries = outbox.record(session, events)
-        self._broker.enqueue_delivery(next(iter(deliveries.values())))
+        self._broker.enqueue_delivery(deliveries[0])
         return [str(job_id) for job_id in job_ids]
 
     def give_up(self, account_id: UUID) -> None:

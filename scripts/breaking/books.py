@@ -31,7 +31,7 @@ BALANCES = "SELECT held_micros AS held FROM balances"
 DELIVERIES = """
     SELECT replace(id::text, '-', '') AS hex, job_id::text AS job, type, state, attempts,
            next_attempt_at < now() - interval '5 seconds' AS is_overdue
-    FROM webhook_deliveries
+    FROM webhook_deliveries WHERE subscription_id IS NULL
 """
 KEYS = "SELECT account_id::text AS account, key, job_id::text AS job FROM idempotency_keys"
 

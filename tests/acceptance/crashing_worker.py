@@ -18,7 +18,7 @@ from app.jobs.claim import Claimed
 from app.jobs.ending import Ended
 from app.jobs.transition import End
 from app.webhooks import outbox
-from app.webhooks.outbox import Answer, Parcel
+from app.webhooks.parcels import Answer, Parcel
 from app.webhooks.tables import DeliveryState
 from tests.acceptance.crashing import POISON, reach
 from workers import deliver, entrypoint

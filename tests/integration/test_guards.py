@@ -18,7 +18,7 @@ from app.jobs.claim import Claimed, claim
 from app.jobs.rescue import rescue
 from app.jobs.tables import Job
 from app.webhooks import outbox
-from app.webhooks.outbox import Answer, Parcel
+from app.webhooks.parcels import Answer, Parcel
 from app.webhooks.tables import Delivery
 from tests.conftest import Customer
 from tests.integration.conftest import Submit

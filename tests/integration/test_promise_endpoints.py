@@ -10,7 +10,8 @@ from sqlalchemy import func, select, text, update
 
 from app.db import Database
 from app.webhooks import endpoints, outbox
-from app.webhooks.outbox import Answer, Event, Parcel
+from app.webhooks.outbox import Event
+from app.webhooks.parcels import Answer, Parcel
 from app.webhooks.tables import Delivery, Endpoint
 from tests.conftest import Customer
 from tests.integration.conftest import Deliver, Receiver, Submit

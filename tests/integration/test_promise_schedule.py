@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 
 from app.db import Database
 from app.webhooks import outbox
-from app.webhooks.outbox import Answer, Event, Parcel
+from app.webhooks.outbox import Event
+from app.webhooks.parcels import Answer, Parcel
 from app.webhooks.tables import Delivery
 from tests.conftest import Customer
 from tests.integration.conftest import Deliver, Receiver

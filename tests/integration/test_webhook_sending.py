@@ -19,9 +19,9 @@ from app.config import Settings
 from app.errors import WebhookURLRefused
 from app.webhooks import addresses
 from app.webhooks.addresses import Address
-from app.webhooks.outbox import Answer, Parcel
+from app.webhooks.parcels import Answer, Parcel
 from app.webhooks.sending import send
-from app.webhooks.signing import new_secret
+from app.webhooks.signing import Keys, new_private_key, new_secret
 from tests.destinations import DISGUISED, MALFORMED, PRIVATE
 
 Talk = Callable[[socket.socket], None]
@@ -48,7 +48,7 @@ def _parcel(url: str) -> Parcel:
         host="",
         url=url,
         body=b"{}",
-        secret=new_secret(),
+        keys=Keys((new_secret(),), new_private_key()),
     )
 
 

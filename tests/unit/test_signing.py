@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
 from app.webhooks import signing
+from app.webhooks.signing import Keys
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 BODY = json.dumps({"type": "job.succeeded", "text": "\N{SNOWMAN}"}).encode()
@@ -18,7 +19,7 @@ NOW = 1_700_000_000
 
 
 def _signed(body: bytes = BODY, timestamp: int = NOW) -> dict[str, str]:
-    return signing.headers(SECRET, body, message_id="msg_1", timestamp=timestamp)
+    return signing.headers(Keys((SECRET,)), body, message_id="msg_1", timestamp=timestamp)
 
 
 def _verify(received: dict[str, str], body: bytes = BODY, now: float = NOW) -> bool:
@@ -33,13 +34,13 @@ def test_the_reference_package_accepts_our_signatures() -> None:
 def test_the_reference_package_accepts_them_with_a_secret_of_our_own_making() -> None:
     secret = signing.new_secret()
     now = int(time.time())
-    received = signing.headers(secret, BODY, message_id="msg_1", timestamp=now)
+    received = signing.headers(Keys((secret,)), BODY, message_id="msg_1", timestamp=now)
     assert Webhook(secret).verify(BODY, received) == json.loads(BODY)
 
 
 def test_the_signature_is_that_of_the_specification() -> None:
     received = signing.headers(
-        SECRET,
+        Keys((SECRET,)),
         b'{"test": 2432232314}',
         message_id="msg_p5jXN8AQM9LWM0D4loKWxJek",
         timestamp=1614265330,
@@ -147,4 +148,4 @@ def test_every_body_that_was_signed_is_accepted(body: bytes) -> None:
 @pytest.mark.parametrize("secret", ["whsec_!", "whsec_YQ"])
 def test_a_secret_that_is_no_base64_is_a_mistake_of_the_operator(secret: str) -> None:
     with pytest.raises(ValueError, match="whsec_"):
-        signing.headers(secret, BODY, message_id="msg_1", timestamp=NOW)
+        signing.headers(Keys((secret,)), BODY, message_id="msg_1", timestamp=NOW)
