@@ -10,6 +10,8 @@ from sentry_sdk.integrations.flask import FlaskIntegration
 from app import catalog, config, errortracking, logs, schema
 from app.api import (
     console,
+    deliveries,
+    endpoints,
     events,
     health,
     jobs,
@@ -44,6 +46,8 @@ _NATIVE_PARTS = (
     models,
     usage,
     webhooks,
+    endpoints,
+    deliveries,
     health,
     openapi,
     console,

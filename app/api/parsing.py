@@ -2,6 +2,7 @@
 
 from difflib import get_close_matches
 from typing import Any, TypeVar
+from uuid import UUID
 
 from flask import request
 from pydantic import BaseModel, ValidationError
@@ -42,6 +43,14 @@ def query(model: type[Model]) -> Model:
         return model.model_validate(request.args.to_dict())
     except ValidationError as error:
         raise _refusal(error, model) from None
+
+
+def identifier(text: str, missing: type[GPTQueueError]) -> UUID:
+    """An id of a path; what is none raises ``missing``, since nothing has it."""
+    try:
+        return UUID(text)
+    except ValueError:
+        raise missing from None
 
 
 def _refusal(error: ValidationError, model: type[BaseModel]) -> GPTQueueError:

@@ -125,7 +125,7 @@ class QuoteDocument(Document):
 
 
 class SecretDocument(Document):
-    """The secret that signs this account's webhooks."""
+    """A secret that signs webhooks."""
 
     key: str
 

@@ -1,4 +1,4 @@
-"""The secret with which a customer verifies our webhooks, and the endpoints that are disabled."""
+"""The keys with which a customer verifies our webhooks, and the URLs that are disabled."""
 
 from flask import Blueprint
 from sqlalchemy.orm import Session
@@ -12,18 +12,35 @@ from app.api.payloads import (
     SecretDocument,
 )
 from app.api.services import services
+from app.api.webhookpayloads import PublicKeyDocument
 from app.errors import BodyTooLarge, InvalidJSON, InvalidRequest, MalformedRequest, NotJSON
 from app.webhooks import endpoints
-from app.webhooks.secrets import read_secret
+from app.webhooks.secrets import lock, read_public_key, read_secret, rotate
 
 blueprint = Blueprint("webhooks", __name__)
 
 
 @operation(blueprint, "GET", "/webhooks/default/secret", answer=SecretDocument)
 def default_secret(principal: Principal) -> SecretDocument:
-    """Read the secret that signs this account's webhooks (Standard Webhooks, HMAC-SHA256)."""
+    """Read the secret that signs what is sent to the URLs of this account's jobs (Standard
+    Webhooks, HMAC-SHA256).
+    """
     with services().database.transaction() as session:
         return SecretDocument(key=read_secret(session, principal.account_id))
+
+
+@operation(blueprint, "POST", "/webhooks/default/rotate", answer=SecretDocument)
+def rotate_default_secret(principal: Principal) -> SecretDocument:
+    """Make a new one, which signs at once; the old one signs beside it for 24 hours."""
+    with services().database.transaction() as session:
+        return SecretDocument(key=rotate(session, lock(session, principal.account_id)))
+
+
+@operation(blueprint, "GET", "/webhooks/public-key", answer=PublicKeyDocument)
+def public_key(principal: Principal) -> PublicKeyDocument:
+    """Read what verifies the ed25519 signatures of all of this account's webhooks."""
+    with services().database.transaction() as session:
+        return PublicKeyDocument(key=read_public_key(session, principal.account_id))
 
 
 @operation(blueprint, "GET", "/webhooks/disabled", answer=DisabledEndpointsDocument)

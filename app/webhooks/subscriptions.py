@@ -107,17 +107,19 @@ def change(session: Session, row: Subscription, wanted: Change) -> None:
     """Set what is wanted; the caller has locked the row. What waits moves to a new URL, or is given
     up with a disabled one. To enable one forgives its URL all failures.
     """
-    if wanted.url is not None and wanted.url != row.url:
-        row.url = wanted.url
-        _change_waiting(session, row.id, {"url": row.url, "host": host_of(row.url)})
+    moved = wanted.url is not None and wanted.url != row.url
+    row.url = wanted.url or row.url
     if wanted.description is not None:
         row.description = wanted.description
     if wanted.events is not None:
         row.events = names(wanted.events)
     if wanted.state is SubscriptionState.ENABLED:
         row.state, row.disabled_at = wanted.state, None
+        # Before any delivery is locked: couriers do it in this order, too.
         endpoints.enable(session, row.account_id, row.url)
-    elif wanted.state is not None and row.disabled_at is None:
+    if moved:
+        _change_waiting(session, row.id, {"url": row.url, "host": host_of(row.url)})
+    if wanted.state is SubscriptionState.DISABLED and row.disabled_at is None:
         row.state, row.disabled_at = wanted.state, func.now()
         _give_up(session, row.id)
 

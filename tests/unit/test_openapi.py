@@ -48,6 +48,10 @@ CALL = {
     "client_gone",
     *CALL_KEY,
 }
+BODY = {"malformed_request", "invalid_json", "body_too_large", "not_json", "invalid_request"}
+ENDPOINTS = "/api/v1/webhooks/endpoints"
+DELIVERIES = "/api/v1/webhooks/deliveries"
+ENDPOINT = {"webhook_endpoint_not_found", *KEY}
 CODES: dict[tuple[str, str], set[str]] = {
     ("post", "/v1/chat/completions"): CALL,
     ("post", "/v1/completions"): CALL,
@@ -75,13 +79,29 @@ CODES: dict[tuple[str, str], set[str]] = {
     ("get", "/api/v1/usage"): {"invalid_request", *KEY},
     ("get", "/api/v1/webhooks/default/secret"): KEY,
     ("get", "/api/v1/webhooks/disabled"): KEY,
-    ("post", "/api/v1/webhooks/enable"): {
-        "malformed_request",
-        "invalid_json",
-        "body_too_large",
-        "not_json",
-        "invalid_request",
-        *KEY,
+    ("post", "/api/v1/webhooks/enable"): {*BODY, *KEY},
+    ("post", "/api/v1/webhooks/default/rotate"): KEY,
+    ("get", "/api/v1/webhooks/public-key"): KEY,
+    ("post", ENDPOINTS): {*BODY, "webhook_url_refused", "webhook_endpoint_limit", *KEY},
+    ("get", ENDPOINTS): {"invalid_request", *KEY},
+    ("get", f"{ENDPOINTS}/{{endpoint_id}}"): ENDPOINT,
+    ("patch", f"{ENDPOINTS}/{{endpoint_id}}"): {*BODY, "webhook_url_refused", *ENDPOINT},
+    ("delete", f"{ENDPOINTS}/{{endpoint_id}}"): ENDPOINT,
+    ("get", f"{ENDPOINTS}/{{endpoint_id}}/secret"): ENDPOINT,
+    ("post", f"{ENDPOINTS}/{{endpoint_id}}/rotate"): ENDPOINT,
+    ("post", f"{ENDPOINTS}/{{endpoint_id}}/test"): {"webhook_endpoint_disabled", *ENDPOINT},
+    ("post", f"{ENDPOINTS}/{{endpoint_id}}/replay"): {
+        *BODY,
+        "webhook_endpoint_disabled",
+        *ENDPOINT,
+    },
+    ("get", DELIVERIES): {"invalid_request", *KEY},
+    ("get", f"{DELIVERIES}/{{delivery_id}}"): {"webhook_delivery_not_found", *KEY},
+    ("post", f"{DELIVERIES}/{{delivery_id}}/replay"): {
+        "webhook_delivery_not_found",
+        "webhook_delivery_pending",
+        "webhook_endpoint_disabled",
+        *ENDPOINT,
     },
     ("get", "/api/v1/health"): set(),
     ("get", "/api/v1/status"): set(),
@@ -215,7 +235,7 @@ def test_a_list_is_described_with_its_query() -> None:
 def test_every_answer_of_json_has_a_schema() -> None:
     for route, operation in _operations().items():
         ok = next(each for status, each in operation["responses"].items() if status < "300")
-        if not route[1].endswith(NO_JSON):
+        if "204" not in operation["responses"] and not route[1].endswith(NO_JSON):
             assert "$ref" in ok["content"]["application/json"]["schema"], route
 
 
