@@ -186,7 +186,7 @@ _MARK = (
         ),
         ended_at=case((_AGAIN, None), else_=func.now()),
     )
-    .returning(Delivery.id)
+    .returning(Delivery.id, Delivery.attempts)
     .add_cte(attempts.KEEP)
     .execution_options(synchronize_session=False)
 )
@@ -203,11 +203,14 @@ def mark(
     disabled = endpoints.note(session, _news(sent))
     outcomes = [_outcome(parcel, answer, disabled.get(parcel.address)) for parcel, answer in sent]
     traces = attempts.rows(sent)
-    written = set(session.scalars(_MARK, {"outcomes": outcomes, "traces": traces}))
+    marked = session.execute(_MARK, {"outcomes": outcomes, "traces": traces})
+    written = {(row.id, row.attempts) for row in marked}
     attempts.forget_old(session, [parcel for parcel, _ in sent])
     if disabled:
         endpoints.give_up(session, disabled, lease_seconds)
-    return [each["state"] if each["id"] in written else None for each in outcomes]
+    return [
+        each["state"] if (each["id"], each["attempts"]) in written else None for each in outcomes
+    ]
 
 
 def _news(sent: Sequence[Sent]) -> dict[Address, News]:

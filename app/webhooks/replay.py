@@ -94,6 +94,8 @@ def _queue(session: Session, which: Select[UUID], url: str) -> list[UUID]:
         .values(
             state=DeliveryState.PENDING,
             ended_at=None,
+            last_status=None,
+            last_error=None,
             next_attempt_at=func.now(),
             attempts_before=Delivery.attempts,
             url=url,

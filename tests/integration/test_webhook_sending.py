@@ -178,6 +178,78 @@ def test_a_body_that_never_ends_is_not_read(serve: Serve) -> None:
     assert _ask(serve(_says(head, b"a" * 1000))) == Answer(status=200)
 
 
+def _body(answer: Answer) -> str | None:
+    assert answer.trace
+    return answer.trace.body
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        (b"no such order", "no such order"),
+        (b"a" * 5000, "a" * 1000),
+        ("\N{SNOWMAN}".encode() * 1000, "\N{SNOWMAN}" * 333),
+        (b"a\x00b\xffc\xc3", "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}c"),
+    ],
+)
+@pytest.mark.parametrize("length", [b"", b"Content-Length: 5000\r\n"])
+def test_the_beginning_of_an_answers_body_is_kept_as_a_text(
+    serve: Serve, sent: bytes, kept: str, length: bytes
+) -> None:
+    answer = _ask(serve(_says(b"HTTP/1.1 500 No\r\n" + length + b"\r\n" + sent)))
+    assert (answer.status, _body(answer)) == (500, kept)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"5\r\nhello\r\n0\r\n\r\n",
+        b"5\r\nhello\r\n",
+        b"!\r\n",
+        b"-1\r\n",
+        b"f" * 100 + b"\r\n",
+        b"a" * 100_000,
+    ],
+    ids=lambda text: repr(text[:30]),
+)
+def test_a_body_in_chunks_good_or_bad_takes_nothing_from_the_status(
+    serve: Serve, sent: bytes
+) -> None:
+    answer = _ask(serve(_says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + sent)))
+    assert answer.status == 200
+    assert _body(answer) in {"", "hello"}
+
+
+@pytest.mark.timeout(60)
+def test_a_body_that_comes_slowly_holds_nobody_up(serve: Serve) -> None:
+    def talk(connection: socket.socket) -> None:
+        _read_request(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\nsome")
+        while not connection.recv(1):
+            return
+
+    patient = LOCAL.model_copy(update={"webhook_timeout_seconds": 20})
+    begun = time.monotonic()
+    answer = _ask(serve(talk), patient)
+    assert (answer.status, _body(answer)) == (200, "some")
+    assert time.monotonic() - begun < 5
+    assert answer.trace
+    assert 900 < answer.trace.duration_ms < 5000
+
+
+def test_the_request_is_kept_as_it_was_sent(serve: Serve) -> None:
+    requests: list[bytes] = []
+
+    def talk(connection: socket.socket) -> None:
+        requests.append(_read_request(connection))
+        connection.sendall(OK)
+
+    answer = _ask(serve(talk))
+    assert answer.trace
+    lines = requests[0].decode().split("\r\n\r\n")[0].split("\r\n")[1:]
+    assert answer.trace.headers == dict(line.split(": ", 1) for line in lines)
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -6,9 +6,11 @@ import time
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook
+from standardwebhooks.webhooks import WebhookVerificationError
 
 from app.webhooks import signing
 from app.webhooks.signing import Keys
@@ -48,10 +50,66 @@ def test_the_signature_is_that_of_the_specification() -> None:
     assert received["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
+def test_the_reference_package_finds_its_signature_among_those_of_other_secrets_and_kinds() -> None:
+    secrets = tuple(signing.new_secret() for _ in range(3))
+    keys = Keys(secrets, signing.new_private_key())
+    received = signing.headers(keys, BODY, message_id="msg_1", timestamp=int(time.time()))
+    kinds = [each.partition(",")[0] for each in received["webhook-signature"].split(" ")]
+    assert kinds == ["v1", "v1", "v1", "v1a"]
+    for secret in secrets:
+        assert Webhook(secret).verify(BODY, received) == json.loads(BODY)
+        assert signing.verify(secret, received, BODY, now=time.time())
+    with pytest.raises(WebhookVerificationError):
+        Webhook(signing.new_secret()).verify(BODY, received)
+
+
+def test_the_asymmetric_signature_is_ed25519_over_the_same_text() -> None:
+    """The first vector of RFC 8032, section 7.1, is what the key is from."""
+    seed = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60"
+    public = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
+    private = "whsk_" + base64.b64encode(bytes.fromhex(seed)).decode()
+    key = signing.public_key(private)
+    assert key == "whpk_" + base64.b64encode(bytes.fromhex(public)).decode()
+    keys = Keys((SECRET,), private)
+    received = signing.headers(keys, BODY, message_id="msg_1", timestamp=NOW)
+    symmetric, asymmetric = received["webhook-signature"].split(" ")
+    assert symmetric == _signed()["webhook-signature"]
+    version, signature = asymmetric.split(",")
+    assert version == "v1a"
+    verifier = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public))
+    verifier.verify(base64.b64decode(signature), f"msg_1.{NOW}.".encode() + BODY)
+
+
+def test_a_new_private_key_is_one_and_never_the_same() -> None:
+    made = {signing.new_private_key() for _ in range(100)}
+    assert len({signing.public_key(each) for each in made}) == 100
+    assert all(each.startswith("whsk_") for each in made)
+
+
+@pytest.mark.parametrize(
+    ("text", "good"),
+    [
+        (SECRET, True),
+        (SECRET.removeprefix("whsec_"), False),
+        ("whsec_", False),
+        *(
+            ("whsec_" + base64.b64encode(bytes(length)).decode(), 24 <= length <= 64)
+            for length in (23, 24, 64, 65)
+        ),
+        (SECRET + "!", False),
+        (SECRET[:-1], False),
+        ("whsec_\N{SNOWMAN}" + SECRET, False),
+    ],
+)
+def test_a_secret_is_known_by_its_form_and_length(text: str, good: bool) -> None:
+    assert signing.is_secret(text) is good
+
+
 def test_a_new_secret_has_a_length_that_the_specification_allows_and_is_never_the_same() -> None:
     secrets = {signing.new_secret() for _ in range(100)}
     assert len(secrets) == 100
     for secret in secrets:
+        assert signing.is_secret(secret)
         assert secret.startswith("whsec_")
         assert 24 <= len(base64.b64decode(secret.removeprefix("whsec_"), validate=True)) <= 64
 
