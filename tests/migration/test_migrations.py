@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from app import schema
 from app.db import Database, psycopg2_url
+from app.webhooks.signing import public_key
 from tests.conftest import Customer, alembic_config, migrate
 
 
@@ -113,3 +114,52 @@ def test_one_step_back_gives_the_privileges_back(empty_database: str) -> None:
     with engine.connect() as connection:
         assert connection.scalar(query) == "DELETE TRUNCATE UPDATE"
     engine.dispose()
+
+
+def test_accounts_from_before_get_a_key_pair_each(empty_database: str) -> None:
+    migrate(empty_database, "0005")
+    engine = create_engine(psycopg2_url(empty_database))
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO accounts (id, name)"
+                " SELECT gen_random_uuid(), 'a' FROM generate_series(1, 3)"
+            )
+        )
+        connection.execute(
+            text(
+                "INSERT INTO webhook_secrets (account_id, secret) SELECT id, 'whsec_' FROM accounts"
+            )
+        )
+    migrate(empty_database, "0006")
+    with engine.connect() as connection:
+        keys = connection.scalars(text("SELECT private_key FROM webhook_secrets")).all()
+    engine.dispose()
+    assert len({public_key(key) for key in keys}) == 3
+
+
+def test_a_step_back_leaves_one_delivery_of_each_job(empty_database: str) -> None:
+    migrate(empty_database, "head")
+    engine = create_engine(psycopg2_url(empty_database))
+    delivery = (
+        "INSERT INTO webhook_deliveries (id, account_id, job_id, subscription_id, type, url, host,"
+        " body, state, attempts) SELECT gen_random_uuid(), id, {job}, {subscription}, 't', 'u',"
+        " 'h', '', 'pending', 1 FROM accounts RETURNING id"
+    )
+    some = "gen_random_uuid()"
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO accounts (id, name) SELECT gen_random_uuid(), 'a'"))
+        for job, subscription in [(some, some), ("NULL", some), (some, "NULL")]:
+            query = delivery.format(job=job, subscription=subscription)
+            last = connection.scalars(text(query)).one()
+        connection.execute(
+            text(
+                "INSERT INTO webhook_attempts (delivery_id, number, account_id, started_at,"
+                " duration_ms) SELECT id, 1, account_id, now(), 1 FROM webhook_deliveries"
+            )
+        )
+    command.downgrade(alembic_config(empty_database), "0005")
+    with engine.connect() as connection:
+        left = connection.scalars(text("SELECT id FROM webhook_deliveries")).all()
+    engine.dispose()
+    assert left == [last]
