@@ -18,6 +18,8 @@ from app.webhooks.tables import (
 )
 
 OLD_SIGNS_FOR = timedelta(hours=24)
+Old = list[dict[str, str]]
+
 _MOST_OLD = 3  # each makes every request some bytes longer
 
 
@@ -55,10 +57,19 @@ def rotate(session: Session, row: Rotating) -> str:
     return row.secret
 
 
-_DEFAULTS = select(WebhookSecret, func.now()).where(
-    WebhookSecret.account_id.in_(bindparam("accounts", expanding=True))
-)
-_OWN = select(Subscription, func.now()).where(
+_DEFAULTS = select(
+    WebhookSecret.account_id.label("owner"),
+    WebhookSecret.secret,
+    WebhookSecret.old_secrets,
+    WebhookSecret.private_key,
+    func.now().label("now"),
+).where(WebhookSecret.account_id.in_(bindparam("accounts", expanding=True)))
+_OWN = select(
+    Subscription.id.label("owner"),
+    Subscription.secret,
+    Subscription.old_secrets,
+    func.now().label("now"),
+).where(
     Subscription.id.in_(bindparam("subscriptions", expanding=True)),
     Subscription.state == SubscriptionState.ENABLED,
 )
@@ -68,12 +79,12 @@ def keys_of(session: Session, deliveries: Collection[Delivery]) -> dict[UUID, Ke
     """What signs each of these now; nothing does where its subscription is gone or disabled."""
     accounts = {each.account_id for each in deliveries}
     rows = session.execute(_DEFAULTS, {"accounts": list(accounts)}).all()
-    private = {row.account_id: row.private_key for row, _ in rows}
-    valid: dict[UUID, tuple[str, ...]] = {row.account_id: _valid(row, now) for row, now in rows}
+    private = {row.owner: row.private_key for row in rows}
+    valid = {row.owner: _valid(row.secret, row.old_secrets, row.now) for row in rows}
     subscriptions = {each.subscription_id for each in deliveries if each.subscription_id}
     if subscriptions:
         own = session.execute(_OWN, {"subscriptions": list(subscriptions)})
-        valid |= {row.id: _valid(row, now) for row, now in own}
+        valid |= {row.owner: _valid(row.secret, row.old_secrets, row.now) for row in own}
     return {
         each.id: Keys(valid[owner], private[each.account_id])
         for each in deliveries
@@ -81,8 +92,8 @@ def keys_of(session: Session, deliveries: Collection[Delivery]) -> dict[UUID, Ke
     }
 
 
-def _valid(row: Rotating, now: datetime) -> tuple[str, ...]:
-    return (row.secret, *(each["secret"] for each in row.old_secrets if _until(each) > now))
+def _valid(secret: str, old: Old, now: datetime) -> tuple[str, ...]:
+    return (secret, *(each["secret"] for each in old if _until(each) > now))
 
 
 def _until(old: dict[str, str]) -> datetime:
