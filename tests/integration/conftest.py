@@ -210,6 +210,38 @@ def attempt(process: Process, database: Database) -> Deliver:
 
 
 @pytest.fixture
+def deliver(process: Process, database: Database) -> Callable[[], None]:
+    """Make an attempt at all that is pending."""
+
+    def run() -> None:
+        with database.transaction() as session:
+            session.execute(
+                update(Delivery)
+                .where(Delivery.state == "pending")
+                .values(next_attempt_at=text("now()"))
+            )
+        process.courier.deliver_due()
+        process.courier.settle()
+
+    return run
+
+
+@pytest.fixture
+def abandon(database: Database) -> Callable[[], None]:
+    """Let every schedule be used up."""
+
+    def run() -> None:
+        with database.transaction() as session:
+            session.execute(
+                update(Delivery)
+                .where(Delivery.state == "pending")
+                .values(state="abandoned", ended_at=text("now()"), attempts=10)
+            )
+
+    return run
+
+
+@pytest.fixture
 def pending(submit: Submit, work: Callable[[], None], receiver: Receiver) -> Receiver:
     """A receiver for which one event waits."""
     submit(webhook_url=receiver.url)

@@ -14,25 +14,10 @@ from app.db import Database
 from app.webhooks.tables import Delivery, Subscription
 from tests.conftest import Customer
 from tests.integration.conftest import Problem, Receiver, Submit
+from tests.integration.hooks import DELIVERIES, ENDPOINTS, URL, create, end_one
 from workers.process import Process
 
-ENDPOINTS = "/api/v1/webhooks/endpoints"
-DELIVERIES = "/api/v1/webhooks/deliveries"
-URL = "http://127.0.0.1:9/hook"
 ClientOf = Callable[[Customer], FlaskClient]
-
-
-def create(client: FlaskClient, url: str = URL, **fields: Any) -> dict[str, Any]:
-    answer = client.post(ENDPOINTS, json={"url": url, **fields})
-    assert answer.status_code == 201, answer.get_json()
-    return dict(answer.get_json())
-
-
-def end_one(client: FlaskClient, submit: Submit, **fields: Any) -> str:
-    """A job that ends at once, as cancelled."""
-    job_id = submit(**fields).get_json()["id"]
-    client.post(f"/api/v1/jobs/{job_id}/cancel")
-    return str(job_id)
 
 
 def recorded(database: Database) -> list[tuple[str, str | None]]:

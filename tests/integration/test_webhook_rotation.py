@@ -15,7 +15,7 @@ from standardwebhooks.webhooks import WebhookVerificationError
 from app.db import Database
 from tests.conftest import Customer
 from tests.integration.conftest import Receiver, Submit
-from tests.integration.test_webhook_registration import ENDPOINTS, create, end_one
+from tests.integration.hooks import ENDPOINTS, create, end_one
 from workers.process import Process
 
 Request = tuple[dict[str, str], bytes]
@@ -139,6 +139,16 @@ def test_a_second_rotation_takes_nothing_from_the_day_of_the_first(
     pass_time(database, "webhook_secrets", 22)  # 25, 24 and 23 hours after each
     request = send()
     assert [accepts(each, request) for each in known] == [False, False, True, True]
+
+
+def test_three_old_secrets_sign_at_most(
+    client: FlaskClient, customer: Customer, send: Send
+) -> None:
+    path = "/api/v1/webhooks/default/rotate"
+    known = [customer.secret, *(client.post(path).get_json()["key"] for _ in range(4))]
+    request = send()
+    assert signatures(request) == ["v1"] * 4 + ["v1a"]
+    assert [accepts(each, request) for each in known] == [False] + [True] * 4
 
 
 def test_what_was_signed_with_a_key_pair_is_verified_with_its_public_half(
