@@ -1,5 +1,6 @@
 """What a job was asked: its parameters and its messages; and how its texts are deleted."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -11,6 +12,7 @@ from app.errors import JobNotFound, JobStillRuns
 from app.jobs.queries import owned_job
 from app.jobs.states import TERMINAL
 from app.jobs.tables import Job, Output, Prompt
+from app.webhooks import journal
 
 DELETED = "deleted"  # in a job's parameters: its texts are no more
 
@@ -36,7 +38,8 @@ def asked(session: Session, account_id: UUID, job_id: UUID) -> Asked:
 
 
 def delete_texts(session: Session, account_id: UUID, job_id: UUID) -> None:
-    """Forget what the customer wrote and the model answered; the job and its charge stay.
+    """Forget what the customer wrote and the model answered, in webhooks too; the job and its
+    charge stay.
 
     Raises JobNotFound or JobStillRuns.
     """
@@ -57,3 +60,11 @@ def delete_texts(session: Session, account_id: UUID, job_id: UUID) -> None:
         .where(Job.id == job_id)
         .values(parameters=Job.parameters.op("||")(func.jsonb_build_object(DELETED, True)))
     )
+    journal.rewrite(session, job_id, _without_text)
+
+
+def _without_text(body: str) -> str:
+    event = json.loads(body)
+    if event["data"]["output"] is not None:
+        event["data"]["output"] |= {"text": None, "truncated": False}
+    return json.dumps(event, separators=(",", ":"), ensure_ascii=False)

@@ -1,5 +1,6 @@
 """What was recorded for an account, for its owner to read; every query names the account."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -43,6 +44,14 @@ def owned(session: Session, account_id: UUID, delivery_id: UUID, *, lock: bool =
     if found is None:
         raise WebhookDeliveryNotFound
     return found
+
+
+def rewrite(session: Session, job_id: UUID, change: Callable[[str], str]) -> None:
+    """Change what was or is to be told of a job, wherever it was to be sent."""
+    told = select(Delivery).where(Delivery.job_id == job_id)
+    # In the order in which couriers mark what they sent together.
+    for delivery in session.scalars(told.order_by(Delivery.id).with_for_update()):
+        delivery.body = change(delivery.body)
 
 
 def recorded_since(moment: datetime) -> ColumnElement[bool]:

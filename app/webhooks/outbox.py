@@ -203,7 +203,8 @@ def mark(
     disabled = endpoints.note(session, _news(sent))
     outcomes = [_outcome(parcel, answer, disabled.get(parcel.address)) for parcel, answer in sent]
     traces = attempts.rows(sent)
-    marked = session.execute(_MARK, {"outcomes": outcomes, "traces": traces})
+    in_order = sorted(outcomes, key=lambda each: each["id"])
+    marked = session.execute(_MARK, {"outcomes": in_order, "traces": traces})
     written = {(row.id, row.attempts) for row in marked}
     attempts.forget_old(session, [parcel for parcel, _ in sent])
     if disabled:

@@ -1,5 +1,6 @@
 """What was sent to endpoints, and what came back, for their owners to read; and test events."""
 
+import json
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,9 @@ from flask.testing import FlaskClient
 from redis import Redis
 from standardwebhooks import Webhook
 
+from app.db import Database
+from app.jobs import asked
+from tests.conftest import Customer
 from tests.integration.conftest import Problem, Receiver, Submit
 from tests.integration.hooks import DELIVERIES, ENDPOINTS, URL, create, end_one, listed, read
 from workers.process import Process
@@ -131,3 +135,34 @@ def test_urls_for_nobody_stay_out_of_the_list(client: FlaskClient, submit: Submi
     assert listed(client) == []
     end_one(client, submit, webhook_url=URL)
     assert [each["endpoint"] for each in listed(client)] == [None]
+
+
+def test_texts_that_are_deleted_are_deleted_from_what_was_told_too(
+    client: FlaskClient,
+    customer: Customer,
+    submit: Submit,
+    work: Callable[[], None],
+    receiver: Receiver,
+    database: Database,
+    deliver: Deliver,
+) -> None:
+    made = create(client, receiver.url)
+    job_id = submit(webhook_url=receiver.url).get_json()["id"]
+    cancelled = end_one(client, submit)  # which has no text
+    work()
+    before = [json.loads(read(client, each["id"])["request_body"]) for each in listed(client)]
+    assert before[0]["data"]["output"]["text"]
+    with database.transaction() as session:
+        for each in (job_id, cancelled):
+            asked.delete_texts(session, customer.id, UUID(each))
+    after = [json.loads(read(client, each["id"])["request_body"]) for each in listed(client)]
+    for event in before:
+        if event["data"]["output"]:
+            event["data"]["output"]["text"] = None
+    assert len(before) == 3
+    assert after == before
+    deliver()
+    bodies = {headers["webhook-id"]: (headers, body) for _, headers, body in receiver.received}
+    for each in listed(client, f"endpoint={made['id']}"):
+        headers, body = bodies[each["webhook_id"]]
+        assert Webhook(made["secret"]).verify(body, headers) in after
