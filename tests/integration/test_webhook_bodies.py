@@ -25,7 +25,7 @@ def _body(database: Database) -> str:
 @pytest.fixture
 def write(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Make the fake engine write this word, and no other."""
-    return lambda word: monkeypatch.setattr("workers.engines.fake.WORDS", [word])
+    return lambda word: monkeypatch.setattr("workers.engines.fake_words.WORDS", [word])
 
 
 @pytest.mark.parametrize("letter", ["a", "\N{SNOWMAN}", '"', "\x01"])
