@@ -31,6 +31,8 @@ def document(api: Flask, process: Process) -> Iterator[OpenApiSchema]:
     # A schema cannot say which models there are, what fits into a context, or what credit covers.
     accepted = schema.config.checks.positive_data_acceptance
     accepted.expected_statuses = [*accepted.expected_statuses, "400", "402", "422"]
+    # The key is ours: a request that lacks nothing but the key would be sent whole.
+    schema.config.generation.update(with_security_parameters=False)
     with working(process):
         yield schema
 
