@@ -9,15 +9,15 @@ from flask import Blueprint, Response, g, request
 
 from app import errors
 from app.accounts.principal import Principal
-from app.api.bodies import ChatBody, JobBody, PromptBody
-from app.api.drafts import draft
 from app.api.idempotency import idempotency
 from app.api.operations import operation
 from app.api.payloads import JobsDocument, JobsQuery
 from app.api.services import services
 from app.jobs import queries, telling
+from app.jobs.bodies import ChatBody, JobBody, PromptBody
 from app.jobs.cancel import cancel as cancel_job
 from app.jobs.document import JobDocument
+from app.jobs.drafts import draft
 from app.jobs.states import TERMINAL
 
 log = structlog.get_logger(__name__)
@@ -158,8 +158,9 @@ def cancel(principal: Principal, job_id: str) -> JobDocument:
 
 def _submit(principal: Principal, kind: str, body: JobBody) -> Response:
     prepared = draft(
-        services(),
-        principal,
+        services().catalog,
+        services().settings,
+        account_id=principal.account_id,
         kind=kind,
         body=body,
         request_id=g.request_id,

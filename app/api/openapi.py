@@ -11,8 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
 from app.api import sse
-from app.api.openai import errors as openai_errors
-from app.api.openai.errors import ErrorEnvelope
 from app.api.operations import OPERATIONS, Operation, operation
 from app.errors import (
     DatabaseUnavailable,
@@ -20,6 +18,8 @@ from app.errors import (
     InvalidCredential,
     MissingCredential,
 )
+from app.openai import errors as openai_errors
+from app.openai.errors import ErrorEnvelope
 
 blueprint = Blueprint("openapi", __name__)
 

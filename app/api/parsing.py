@@ -1,19 +1,16 @@
 """What a client sent -> a validated model, or an error that says how to put it right."""
 
-from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import TypeVar
 from uuid import UUID
 
 from flask import request
 from pydantic import BaseModel, ValidationError
 
 from app.api.services import services
-from app.errors import BodyTooLarge, GPTQueueError, InvalidJSON, InvalidRequest, NotJSON
+from app.errors import BodyTooLarge, GPTQueueError, NotJSON
+from app.validation import refusal
 
 Model = TypeVar("Model", bound=BaseModel)
-
-_MOST_ERRORS = 20  # a megabyte of unknown fields is answered briefly
-_MOST_SAID = 3  # of them in the one sentence
 
 
 def body(model: type[Model]) -> Model:
@@ -26,15 +23,7 @@ def body(model: type[Model]) -> Model:
     try:
         return model.model_validate_json(sent)
     except ValidationError as error:
-        raise _refusal(error, model) from None
-
-
-def made(model: type[Model], fields: dict[str, Any]) -> Model:
-    """A body put together from another, whose own limits may be wider; raises InvalidRequest."""
-    try:
-        return model.model_validate(fields)
-    except ValidationError as error:
-        raise _refusal(error, model) from None
+        raise refusal(error, model) from None
 
 
 def query(model: type[Model]) -> Model:
@@ -42,7 +31,7 @@ def query(model: type[Model]) -> Model:
     try:
         return model.model_validate(request.args.to_dict())
     except ValidationError as error:
-        raise _refusal(error, model) from None
+        raise refusal(error, model) from None
 
 
 def identifier(text: str, missing: type[GPTQueueError]) -> UUID:
@@ -51,22 +40,3 @@ def identifier(text: str, missing: type[GPTQueueError]) -> UUID:
         return UUID(text)
     except ValueError:
         raise missing from None
-
-
-def _refusal(error: ValidationError, model: type[BaseModel]) -> GPTQueueError:
-    """Each field and what is wrong with it; never the value, which a client may not want back."""
-    found = error.errors(include_url=False, include_input=False, include_context=False)
-    if found[0]["type"] == "json_invalid":
-        return InvalidJSON(f"The body is not valid JSON: {found[0]['msg']}.")
-    problems = [_problem(each, model) for each in found[:_MOST_ERRORS]]
-    said = [f"{each['field']}: {each['message']}" for each in problems[:_MOST_SAID]]
-    return InvalidRequest("; ".join(said), errors=problems)
-
-
-def _problem(error: Any, model: type[BaseModel]) -> dict[str, str]:
-    place = ".".join(str(part)[:100] for part in error["loc"]) or "body"
-    if error["type"] != "extra_forbidden":
-        return {"field": place, "message": error["msg"].removeprefix("Value error, ")}
-    meant = get_close_matches(place, model.model_fields, n=1)
-    hint = f"; did you mean {meant[0]}?" if meant else ""
-    return {"field": place, "message": f"There is no such field{hint}"}

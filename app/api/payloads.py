@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from app.api.bodies import Text
+from app.jobs.bodies import Body, NonEmpty, Text
 from app.jobs.document import Document, JobDocument, Moment, PriceDocument, WaitingDocument
 
 
@@ -191,3 +191,9 @@ class StatusDocument(Document):
     database: DependencyDocument
     broker: DependencyDocument
     models: dict[str, ModelStatusDocument]
+
+
+class EndpointBody(Body):
+    """Which endpoint is meant."""
+
+    url: NonEmpty = Field(max_length=2048, description="A webhook_url, letter by letter.")

@@ -13,9 +13,9 @@ from werkzeug.exceptions import (
 )
 
 from app import errors
-from app.api.openai import errors as openai_errors
 from app.api.operations import COMPATIBLE
 from app.errors import GPTQueueError
+from app.openai import errors as openai_errors
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -28,10 +28,8 @@ def install(app: Flask) -> None:
 
 
 def _known(error: GPTQueueError) -> Response:
-    if request.path.startswith(f"{COMPATIBLE}/"):
-        response = openai_errors.render(error)
-    else:
-        response = _problem(error)
+    compatible = request.path.startswith(f"{COMPATIBLE}/")
+    response = _envelope(error) if compatible else _problem(error)
     if error.retry_after_seconds is not None:
         response.headers["Retry-After"] = str(error.retry_after_seconds)
     if error.status == HTTPStatus.UNAUTHORIZED:
@@ -50,6 +48,18 @@ def _problem(error: GPTQueueError) -> Response:
         **error.details,
     }
     return Response(json.dumps(problem), status=error.status, mimetype=MEDIA_TYPE)
+
+
+def _envelope(error: GPTQueueError) -> Response:
+    response = Response(
+        openai_errors.envelope(error).model_dump_json(),
+        status=openai_errors.status(type(error)),
+        mimetype="application/json",
+    )
+    # The SDK repeats calls by itself after 409, 429 and 5xx. Where the first may have made a job,
+    # or another would fare no better, that must not be: a job would be done and paid twice.
+    response.headers["X-Should-Retry"] = "false"
+    return response
 
 
 def _http(error: HTTPException) -> Response:

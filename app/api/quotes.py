@@ -4,15 +4,15 @@ from flask import Blueprint, g
 
 from app import errors
 from app.accounts.principal import Principal
-from app.api.bodies import QuoteBody
-from app.api.drafts import draft
 from app.api.operations import operation
 from app.api.payloads import QuoteDocument
 from app.api.services import services
 from app.billing.prices import CURRENCY, Usage
 from app.billing.tables import Balance
 from app.jobs import waiting
+from app.jobs.bodies import QuoteBody
 from app.jobs.document import PriceDocument, WaitingDocument
+from app.jobs.drafts import draft
 from app.jobs.submit import Draft
 from app.jobs.waiting import Place
 
@@ -42,7 +42,13 @@ def quote(principal: Principal, body: QuoteBody) -> QuoteDocument:
     """
     kind, job = body.as_job()
     prepared = draft(
-        services(), principal, kind=kind, body=job, request_id=g.request_id, idempotency=None
+        services().catalog,
+        services().settings,
+        account_id=principal.account_id,
+        kind=kind,
+        body=job,
+        request_id=g.request_id,
+        idempotency=None,
     )
     place = Place(prepared.model, prepared.version, prepared.priority)
     with services().database.transaction() as session:

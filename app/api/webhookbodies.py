@@ -5,7 +5,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
-from app.api.bodies import Body, NonEmpty, Text
+from app.jobs.bodies import Body, NonEmpty, Text
 from app.webhooks.events import EventType
 from app.webhooks.signing import is_secret
 from app.webhooks.tables import SubscriptionState

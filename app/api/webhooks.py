@@ -4,11 +4,11 @@ from flask import Blueprint
 from sqlalchemy.orm import Session
 
 from app.accounts.principal import Principal
-from app.api.bodies import EndpointBody
 from app.api.operations import operation
 from app.api.payloads import (
     DisabledEndpointDocument,
     DisabledEndpointsDocument,
+    EndpointBody,
     SecretDocument,
 )
 from app.api.services import services

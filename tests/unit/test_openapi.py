@@ -9,9 +9,9 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from app import errors
 from app.api import openapi
-from app.api.openai import errors as compatible
 from app.api.operations import OPERATIONS
 from app.errors import GPTQueueError
+from app.openai import errors as compatible
 
 DOCUMENT = openapi.document()
 OPEN = {

@@ -13,17 +13,17 @@ from flask import g, request
 
 from app import errors
 from app.accounts.principal import Principal
-from app.api.bodies import JobBody
-from app.api.drafts import draft
 from app.api.idempotency import idempotency, sent_key
-from app.api.openai.bodies import CallBody
 from app.api.presence import is_gone
 from app.api.services import Services, services
 from app.errors import GPTQueueError
 from app.jobs import telling
+from app.jobs.bodies import JobBody
 from app.jobs.cancel import cancel
 from app.jobs.document import JobDocument
+from app.jobs.drafts import draft
 from app.jobs.states import TERMINAL
+from app.openai.jobs import raise_failure
 
 log = structlog.get_logger(__name__)
 
@@ -98,8 +98,9 @@ def submit(
     for number in range(choices):
         chosen = body.model_copy(update={"seed": _seed(body.seed, number)})
         prepared = draft(
-            services(),
-            principal,
+            services().catalog,
+            services().settings,
+            account_id=principal.account_id,
             kind=kind,
             body=chosen,
             request_id=g.request_id,
@@ -114,40 +115,6 @@ def submit(
         log.info("job_submitted", model=body.model, kind=kind, job_id=str(accepted.job_id))
         call = replace(call, job_ids=[*call.job_ids, accepted.job_id])
     return call
-
-
-def common(body: CallBody) -> dict[str, Any]:
-    """What a job of ours takes as it was sent."""
-    return {
-        "model": body.model,
-        "temperature": body.temperature,
-        "top_p": body.top_p,
-        "top_k": body.top_k,
-        "min_p": body.min_p,
-        "seed": None if body.seed is None else body.seed % 2**63,
-        "stop": body.stop,
-        "stop_token_ids": body.stop_token_ids,
-        "repetition_penalty": body.repetition_penalty,
-        "presence_penalty": body.presence_penalty,
-        "frequency_penalty": body.frequency_penalty,
-        "priority": body.priority,
-        "deadline_seconds": body.deadline_seconds,
-        "webhook_url": body.webhook_url,
-    }
-
-
-def raise_failure(job: JobDocument) -> None:
-    """Raise what went wrong with a job that has ended, if something did."""
-    if job.status == "succeeded":
-        return
-    if job.status == "cancelled":
-        raise errors.JobCancelled(f"The job {job.id} was cancelled.")
-    if job.status == "expired":
-        raise errors.JobExpired(f"The job {job.id} did not end before its deadline.")
-    assert job.error is not None
-    known = {each.code: each for each in (errors.ContextLengthExceeded, errors.InvalidRequest)}
-    failure = known.get(job.error.code, errors.JobFailed)
-    raise failure(f"The job {job.id} failed: {job.error.message}")
 
 
 def _timed_out(job_ids: Sequence[UUID]) -> errors.CallTimedOut:

@@ -3,14 +3,14 @@
 from flask import Blueprint, Response
 
 from app.accounts.principal import Principal
-from app.api.bodies import PromptBody
-from app.api.openai import answers, calls, streams
-from app.api.openai.answers import Completion
-from app.api.openai.bodies import CompletionBody
+from app.api.openai import calls, streams
 from app.api.openai.refusals import CALL_ERRORS, CALL_HEADERS
 from app.api.openai.streams import CompletionChunks
 from app.api.operations import COMPATIBLE, operation
-from app.api.parsing import made
+from app.openai import answers
+from app.openai.answers import Completion
+from app.openai.bodies import CompletionBody
+from app.openai.jobs import completion_job
 
 blueprint = Blueprint("openai_completions", __name__, url_prefix=COMPATIBLE)
 
@@ -27,21 +27,9 @@ blueprint = Blueprint("openai_completions", __name__, url_prefix=COMPATIBLE)
 )
 def create_completion(principal: Principal, body: CompletionBody) -> Response:
     """Submit a text that the model continues as it stands, and wait for it or stream it."""
-    call = calls.submit(principal, "complete", as_job(body), choices=body.n)
+    call = calls.submit(principal, "complete", completion_job(body), choices=body.n)
     top = body.logprobs or 0
     if body.stream:
         return streams.response(call, CompletionChunks(top=top, usage=body.includes_usage))
     jobs = call.wait()
     return streams.whole(answers.completion(jobs, top=top), jobs)
-
-
-def as_job(body: CompletionBody) -> PromptBody:
-    """The same as a job of the native API."""
-    fields = {
-        **calls.common(body),
-        "max_tokens": body.max_tokens,
-        "logprobs": body.logprobs is not None,
-        "metadata": {"user": body.user} if body.user else {},
-        "prompt": body.text,
-    }
-    return made(PromptBody, fields)

@@ -4,10 +4,10 @@ from flask import Blueprint
 
 from app import errors
 from app.accounts.principal import Principal
-from app.api.openai.answers import ModelEntry, ModelList
 from app.api.operations import COMPATIBLE, operation
 from app.api.services import services
 from app.catalog import Model
+from app.openai.answers import ModelEntry, ModelList
 
 blueprint = Blueprint("openai_models", __name__, url_prefix=COMPATIBLE)
 

@@ -6,10 +6,10 @@ from uuid import UUID
 from pydantic import Field
 
 from app import errors
-from app.api.openai.answers import created, text_of
-from app.api.openai.logprobs import TokenLogprob, of_chat
 from app.jobs.asked import Asked
 from app.jobs.document import Document, JobDocument
+from app.openai.answers import created, text_of
+from app.openai.logprobs import TokenLogprob, of_chat
 
 RESPONSE = "response"  # in a job's parameters: what is only of this API
 

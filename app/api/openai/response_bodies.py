@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from app.api.bodies import JSONSchemaBody, LabelName, LabelValue, NonEmpty, Text
-from app.api.openai.bodies import (
+from app.jobs.bodies import JSONSchemaBody, LabelName, LabelValue, NonEmpty, Text
+from app.openai.bodies import (
     Given,
     JSONObjectFormatBody,
     NoList,

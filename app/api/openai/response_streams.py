@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from app.api.following import Ended, Following, Stands, Text
-from app.api.openai import errors
 from app.api.openai.response_answers import (
     OutputMessage,
     OutputText,
@@ -21,6 +20,7 @@ from app.api.openai.response_answers import (
 from app.api.openai.streams import Told
 from app.errors import StreamInterrupted
 from app.jobs.asked import Asked
+from app.openai import errors
 
 _FIRST_TEXT = 3  # the last number of the beginning
 _PLACE = {"output_index": 0, "content_index": 0}

@@ -6,10 +6,8 @@ from flask import Blueprint, Response, request
 
 from app import errors
 from app.accounts.principal import Principal
-from app.api.bodies import ChatBody, JSONSchemaBody, ResponseFormatBody
 from app.api.following import Following
 from app.api.openai import calls, response_streams
-from app.api.openai.bodies import JSONObjectFormatBody
 from app.api.openai.refusals import CALL_ERRORS, CALL_HEADERS
 from app.api.openai.response_answers import (
     RESPONSE,
@@ -22,11 +20,13 @@ from app.api.openai.response_answers import (
 from app.api.openai.response_bodies import ResponseBody, ResponseQuery, SchemaFormatBody
 from app.api.openai.streams import call_stream, ids_header
 from app.api.operations import COMPATIBLE, operation
-from app.api.parsing import made
 from app.api.services import services
 from app.jobs import asked as jobs_asked
 from app.jobs.asked import Asked
+from app.jobs.bodies import ChatBody, JSONSchemaBody, ResponseFormatBody
 from app.jobs.document import JobDocument
+from app.openai.bodies import JSONObjectFormatBody
+from app.validation import made
 
 blueprint = Blueprint("openai_responses", __name__, url_prefix=COMPATIBLE)
 

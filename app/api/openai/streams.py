@@ -9,14 +9,15 @@ from flask import Response, request
 from pydantic import BaseModel
 
 from app.api.following import Ended, Following, Text, Tick
-from app.api.openai import answers, errors
-from app.api.openai.calls import Call, raise_failure
-from app.api.openai.logprobs import of_chat, of_completion
+from app.api.openai.calls import Call
 from app.api.openai.merging import merged
 from app.api.presence import is_gone
 from app.api.sse import HEADERS, KEEP_ALIVE_SECONDS, MEDIA_TYPE
 from app.errors import GPTQueueError, StreamInterrupted
 from app.jobs.document import JobDocument
+from app.openai import answers, errors
+from app.openai.jobs import raise_failure
+from app.openai.logprobs import of_chat, of_completion
 
 JOBS_HEADER = "X-GPTQueue-Job-Ids"
 CHARGED_HEADER = "X-GPTQueue-Charged-Micros"

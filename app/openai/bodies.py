@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from app.api.bodies import (
+from app.jobs.bodies import (
     Body,
     JSONSchemaBody,
     LabelName,

@@ -1,9 +1,7 @@
 """Our errors in OpenAI's form: its SDK raises its own exception classes, with code and param."""
 
-import json
 from http import HTTPStatus
 
-from flask import Response
 from pydantic import BaseModel
 
 from app import errors
@@ -69,16 +67,6 @@ def envelope(error: GPTQueueError) -> ErrorEnvelope:
             code=code(type(error)),
         )
     )
-
-
-def render(error: GPTQueueError) -> Response:
-    """The error as an answer."""
-    body = envelope(error).model_dump()
-    response = Response(json.dumps(body), status=status(type(error)), mimetype="application/json")
-    # The SDK repeats calls by itself after 409, 429 and 5xx. Where the first may have made a job,
-    # or another would fare no better, that must not be: a job would be done and paid twice.
-    response.headers["X-Should-Retry"] = "false"
-    return response
 
 
 def _param(error: GPTQueueError) -> str | None:

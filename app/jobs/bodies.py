@@ -192,9 +192,3 @@ class QuoteBody(JobBody):
             return "chat", ChatBody(**fields, messages=self.messages)
         assert self.prompt is not None
         return self.kind or "generate", PromptBody(**fields, prompt=self.prompt)
-
-
-class EndpointBody(Body):
-    """Which endpoint is meant."""
-
-    url: NonEmpty = Field(max_length=2048, description="A webhook_url, letter by letter.")

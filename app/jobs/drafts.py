@@ -1,21 +1,23 @@
 """A validated body -> a draft of a job: model and version chosen, tokens counted, price taken."""
 
+from uuid import UUID
+
 from app import tokens
-from app.accounts.principal import Principal
-from app.api.bodies import ChatBody, JobBody, PromptBody
-from app.api.services import Services
 from app.billing.prices import Price, Usage
-from app.catalog import Model
+from app.catalog import Catalog, Model
+from app.config import Settings
 from app.errors import ContextLengthExceeded
+from app.jobs.bodies import ChatBody, JobBody, PromptBody
 from app.jobs.submit import Draft, Idempotency
 from app.tokens import Count, Messages
 from app.webhooks import addresses
 
 
 def draft(
-    services: Services,
-    principal: Principal,
+    catalog: Catalog,
+    settings: Settings,
     *,
+    account_id: UUID,
     kind: str,
     body: JobBody,
     request_id: str,
@@ -25,19 +27,19 @@ def draft(
 
     Raises UnknownModel, ContextLengthExceeded, WebhookURLRefused or InvalidRequest.
     """
-    model = services.catalog.served(body.model)
+    model = catalog.served(body.model)
     if body.webhook_url is not None:
-        addresses.check(body.webhook_url, services.settings)
+        addresses.check(body.webhook_url, settings)
     prompt, messages = _content(kind, body)
     counted = tokens.count(
-        services.catalog.running(model),
-        services.settings.models_dir,
+        catalog.running(model),
+        settings.models_dir,
         prompt=prompt,
         messages=messages,
     )
     max_tokens = _max_tokens(model, body.max_tokens, counted)
     return Draft(
-        account_id=principal.account_id,
+        account_id=account_id,
         kind=kind,
         model=body.model,
         version=model.version,
@@ -49,7 +51,7 @@ def draft(
         metadata=body.metadata,
         webhook_url=body.webhook_url,
         priority=body.priority,
-        deadline_seconds=body.deadline_seconds or services.settings.default_deadline_seconds,
+        deadline_seconds=body.deadline_seconds or settings.default_deadline_seconds,
         request_id=request_id,
         idempotency=idempotency,
         exact=counted.exact,

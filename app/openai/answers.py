@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from app.api.openai.logprobs import ChatLogprobs, CompletionLogprobs, of_chat, of_completion
 from app.jobs.document import Document, JobDocument
+from app.openai.logprobs import ChatLogprobs, CompletionLogprobs, of_chat, of_completion
 
 Reason = Literal["stop", "length"]
 
