@@ -42,7 +42,7 @@ ALLOWED = {
     "accounts": BASE | {"billing", "webhooks"},
     "validation": {"errors"},
     "jobs": BASE | FEATURES,
-    "openai": BASE | {"jobs"},
+    "openai": BASE | {"jobs", "validation"},
     "schema": {"db", "jobs", "billing", "webhooks", "accounts", "fleet"},
     "api": BASE | FEATURES | JOBS | {"logs", "errortracking", "schema", "group", "hearing"},
     "cli": BASE | {"billing", "jobs", "schema"},
