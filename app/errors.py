@@ -147,6 +147,12 @@ class DatabaseUnavailable(GPTQueueError):
     code, status, retry_after_seconds = "database_unavailable", 503, 5
 
 
+class ConversationNotFound(GPTQueueError):
+    """There is no such conversation in this account."""
+
+    code, status = "conversation_not_found", 404
+
+
 class UpgradeRequired(GPTQueueError):
     """This address is a WebSocket: ask for it with "Upgrade: websocket"."""
 

@@ -10,6 +10,7 @@ from sentry_sdk.integrations.flask import FlaskIntegration
 from app import catalog, config, errortracking, logs, schema
 from app.api import (
     console,
+    conversations,
     deliveries,
     endpoints,
     events,
@@ -40,6 +41,7 @@ from app.queues import Broker
 
 _NATIVE_PARTS = (
     jobs,
+    conversations,
     quotes,
     events,
     websockets,

@@ -1,7 +1,11 @@
 """Submit, read, list, cancel."""
 
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
+from types import MappingProxyType
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -9,6 +13,7 @@ from flask import Blueprint, Response, g, request
 
 from app import errors
 from app.accounts.principal import Principal
+from app.api.conversations import with_history
 from app.api.idempotency import idempotency
 from app.api.operations import operation
 from app.api.payloads import JobsDocument, JobsQuery
@@ -24,6 +29,7 @@ log = structlog.get_logger(__name__)
 
 blueprint = Blueprint("jobs", __name__)
 
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _LONGEST_WAIT = timedelta(seconds=60)
 _PREFER = {"Prefer": '"wait=n": answer when the job has ended, or after n seconds (60 at most).'}
 _SUBMIT_HEADERS = {
@@ -86,7 +92,8 @@ def complete(principal: Principal, body: PromptBody) -> Response:
 )
 def chat(principal: Principal, body: ChatBody) -> Response:
     """Submit a chat; the model writes the next message."""
-    return _submit(principal, "chat", body)
+    whole, own = with_history(principal, body)
+    return _submit(principal, "chat", whole, more=own)
 
 
 @operation(
@@ -156,7 +163,9 @@ def cancel(principal: Principal, job_id: str) -> JobDocument:
     return _read(principal, wanted)
 
 
-def _submit(principal: Principal, kind: str, body: JobBody) -> Response:
+def _submit(
+    principal: Principal, kind: str, body: JobBody, *, more: Mapping[str, Any] = _NOTHING
+) -> Response:
     prepared = draft(
         services().catalog,
         services().settings,
@@ -166,6 +175,7 @@ def _submit(principal: Principal, kind: str, body: JobBody) -> Response:
         request_id=g.request_id,
         idempotency=idempotency(),
     )
+    prepared = replace(prepared, parameters={**prepared.parameters, **more})
     accepted = services().submitter.submit(prepared)
     structlog.contextvars.bind_contextvars(job_id=str(accepted.job_id))
     if accepted.document is None:

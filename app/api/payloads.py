@@ -103,6 +103,66 @@ class ModelsDocument(Document):
     data: list[ModelDocument]
 
 
+class ConversationsQuery(BaseModel):
+    """Which conversations to list, those begun last first."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    after: Text | None = Field(None, description='"next" of the page before.')
+    limit: int = Field(20, ge=1, le=100)
+
+
+class ConversationDocument(Document):
+    """A conversation; ``id`` is your name for it."""
+
+    id: str
+    created: Moment
+    last_active: Moment
+    jobs: int
+
+
+class ConversationsDocument(Document):
+    """A page of conversations."""
+
+    data: list[ConversationDocument]
+    has_more: bool
+    next: str | None
+
+
+class TurnsQuery(BaseModel):
+    """Which turns to read, in their order."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    after: UUID | None = Field(None, description='"next" of the page before.')
+    limit: int = Field(20, ge=1, le=100)
+
+
+class TurnMessageDocument(Document):
+    """What was said."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class TurnDocument(Document):
+    """What was said and answered in one job; ``answer`` is null as long as there is none."""
+
+    job_id: UUID
+    status: str
+    created: Moment
+    messages: list[TurnMessageDocument]
+    answer: str | None
+
+
+class TurnsDocument(Document):
+    """A page of turns."""
+
+    data: list[TurnDocument]
+    has_more: bool
+    next: UUID | None
+
+
 class QuoteDocument(Document):
     """What a job would cost and wait for. ``highest_micros`` would be held at submit. Where the API
     cannot count exactly, ``prompt_tokens`` is a bound and ``lowest_micros`` is without the prompt.

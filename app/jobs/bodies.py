@@ -166,6 +166,9 @@ class ChatBody(JobBody):
     """A chat: the model answers the last message."""
 
     messages: list[MessageBody] = Field(min_length=1, max_length=1000)
+    conversation_id: LabelName | None = Field(
+        None, description="A name of yours: the turns before are put in front, as far as they fit."
+    )
 
 
 class QuoteBody(JobBody):

@@ -141,6 +141,7 @@ class JobDocument(Document):
     priority: int
     metadata: dict[str, str]
     webhook_url: str | None
+    conversation_id: str | None
     webhook: WebhookDocument | None
     output: OutputDocument | None
     usage: UsageDocument | None
@@ -184,6 +185,7 @@ def render(
         priority=job.priority,
         metadata=job.labels,
         webhook_url=job.webhook_url,
+        conversation_id=job.conversation,
         webhook=_webhook(delivery),
         output=_output(job, output),
         usage=_usage(job),

@@ -55,6 +55,7 @@ def draft(
         request_id=request_id,
         idempotency=idempotency,
         exact=counted.exact,
+        conversation=body.conversation_id if isinstance(body, ChatBody) else None,
     )
 
 

@@ -53,6 +53,7 @@ class Draft:
     deadline_seconds: int
     request_id: str
     idempotency: Idempotency | None
+    conversation: str | None = None
     exact: bool = True  # whether the prompt's tokens in ``at_most`` are counted, or a bound
     job_id: UUID = field(default_factory=uuid7)
 
@@ -169,6 +170,7 @@ def _job(draft: Draft, now: datetime) -> dict[str, Any]:
         "metadata": draft.metadata,
         "webhook_url": draft.webhook_url,
         "request_id": draft.request_id,
+        "conversation": draft.conversation,
         "attempt": 0,
         "deadline_at": now + timedelta(seconds=draft.deadline_seconds),
         "created_at": now,

@@ -36,6 +36,13 @@ class Job(Base):
         Index("ix_jobs_lease", "lease_until", postgresql_where=text("status = 'running'")),
         Index("ix_jobs_account", "account_id", "id"),
         Index("ix_jobs_account_status", "account_id", "status", "id"),
+        Index(
+            "ix_jobs_conversation",
+            "account_id",
+            "conversation",
+            "id",
+            postgresql_where=text("conversation IS NOT NULL"),
+        ),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -50,6 +57,7 @@ class Job(Base):
     labels: Mapped[dict[str, str]] = mapped_column("metadata")
     webhook_url: Mapped[str | None]
     request_id: Mapped[str]
+    conversation: Mapped[str | None]  # the customer's name for one, of which this is a turn
 
     attempt: Mapped[int] = mapped_column(default=0)
     worker: Mapped[str | None]

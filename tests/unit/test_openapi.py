@@ -65,6 +65,17 @@ CODES: dict[tuple[str, str], set[str]] = {
     ("post", "/api/v1/generate"): SUBMIT,
     ("post", "/api/v1/complete"): SUBMIT,
     ("post", "/api/v1/chat"): SUBMIT,
+    ("get", "/api/v1/conversations"): {"invalid_request", *KEY},
+    ("get", "/api/v1/conversations/{conversation}"): {
+        "conversation_not_found",
+        "invalid_request",
+        *KEY,
+    },
+    ("delete", "/api/v1/conversations/{conversation}"): {
+        "conversation_not_found",
+        "job_still_runs",
+        *KEY,
+    },
     ("post", "/api/v1/quote"): SUBMIT - {"insufficient_credit", "idempotency_key_reused"},
     ("get", "/api/v1/jobs/{job_id}"): {"job_not_found", *KEY},
     ("get", "/api/v1/jobs/{job_id}/ws"): {
