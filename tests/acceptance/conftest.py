@@ -28,6 +28,7 @@ CATALOG = "".join(
         MODEL.format(name="fake", source=STEADY),
         MODEL.format(name="lonely", source=STEADY),
         MODEL.format(name="fragile", source=STEADY),
+        MODEL.format(name="smollm2-135m", source="fake:tokens_per_second=300"),
         MODEL.format(name="broken", source="fake:fail_at_load=1"),
         MODEL.format(name="tuned", source="adapter").replace('engine = "fake"', 'base = "lonely"'),
     ]
