@@ -1,4 +1,4 @@
-"""Every block of code in the docs is run, or says why not: ``<!-- not run: reason -->`` above it."""
+"""Every block of code in the docs is run, or says above it why not (``<!-- not run: why -->``)."""
 
 import os
 import re

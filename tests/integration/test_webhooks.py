@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from flask.testing import FlaskClient
+from openai import InvalidWebhookSignatureError, OpenAI
 from redis import Redis
 from sqlalchemy import func, select, text, update
 from standardwebhooks import Webhook
@@ -76,6 +77,20 @@ def test_the_reference_package_verifies_what_a_receiver_gets(
     assert headers["host"] == receiver.url.split("/")[2]
     assert headers["content-type"] == "application/json"
     assert headers["webhook-id"] == f"msg_{delivery.id.hex}"
+
+
+def test_the_sdk_of_openai_unwraps_what_a_receiver_gets(
+    submit: Submit, work: Work, attempt: Deliver, receiver: Receiver, customer: Customer
+) -> None:
+    job = submit(webhook_url=receiver.url, prompt="\N{SNOWMAN}").get_json()
+    work()
+    attempt()
+    ((_, headers, body),) = receiver.received
+    with OpenAI(api_key="unused", webhook_secret=customer.secret) as sdk:
+        event = sdk.webhooks.unwrap(body, headers)
+        assert (event.type, event.data.id) == ("job.succeeded", job["id"])
+        with pytest.raises(InvalidWebhookSignatureError):
+            sdk.webhooks.unwrap(body + b" ", headers)
 
 
 def _cancelled(client: FlaskClient, job_id: str, _process: Process) -> None:
