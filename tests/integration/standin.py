@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections import OrderedDict, deque
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -95,6 +96,11 @@ class StandIn:
             self._ends.append(wire.End(key, reason, prefilled=False))
         elif key in self._running:
             self._ends.append(wire.End(key, reason, prefilled=True))
+
+    def stream(self, key: int, every: int) -> None:
+        for jobs in (self._waiting, self._running):
+            if key in jobs:
+                jobs[key] = replace(jobs[key], every=every)
 
     def step(self) -> wire.Progress:
         self._end_late()

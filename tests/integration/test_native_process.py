@@ -141,6 +141,26 @@ def test_the_deltas_of_a_stream_are_its_text(open_engine: Open) -> None:
         assert mine[-1].tokens == answer.completion_tokens
 
 
+@pytest.mark.parametrize("waits", [False, True], ids=["one that runs", "one that waits"])
+def test_a_request_is_streamed_from_the_beginning_once_somebody_asks(
+    open_engine: Open, waits: bool
+) -> None:
+    published: list[Delta] = []
+    engine = open_engine(publish=published.extend, step_seconds=0.002, kv_tokens=LONG)
+    before = engine.submit(ask("xy", LONG // 2 if waits else 1))  # for which there is room alone
+    request = ask("ab", 200)
+    future = engine.submit(request)
+    if not waits:
+        before.result(timeout=60)
+        wait_for(lambda: engine.stats().generated_tokens > 20)
+    engine.stream("nobody")
+    engine.stream(request.id)
+    text = future.result(timeout=60).text
+    assert "".join(delta.text for delta in published) == text
+    assert {delta.request_id for delta in published} == {request.id}
+    assert len(published) > 3
+
+
 def test_a_publisher_that_fails_spoils_no_answer(open_engine: Open) -> None:
     def fail(deltas: object) -> None:
         raise RuntimeError

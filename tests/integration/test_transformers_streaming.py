@@ -120,6 +120,24 @@ def test_a_stream_that_is_cancelled_has_all_of_its_text(
     assert "".join(delta.text for delta in reader.of("one")) == answer.text
 
 
+def test_a_request_is_streamed_from_the_beginning_once_somebody_asks(
+    engine: TransformersEngine, reader: Reader
+) -> None:
+    def ask_for_another() -> bool:
+        engine.stream("late")
+        engine.stream("nobody")
+        return False
+
+    reader.over = ask_for_another
+    first = engine.submit(request("first", stream=True, max_tokens=60))
+    late = engine.submit(request("late", max_tokens=60))
+    assert first.result(timeout=30).text
+    text = late.result(timeout=30).text
+    mine = reader.of("late")
+    assert "".join(delta.text for delta in mine) == text
+    assert len(mine) > 3
+
+
 def test_a_publisher_that_fails_stops_nobody(model: Any, tokenizer: Any) -> None:
     def fails(_: Sequence[Delta]) -> None:
         raise OSError("the reader is gone")

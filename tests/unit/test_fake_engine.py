@@ -13,7 +13,7 @@ from app.errors import (
     InvalidRequest,
     ModelLoadFailed,
 )
-from workers.engines.base import FinishReason, Generation, Message, Request, Sampling
+from workers.engines.base import Delta, FinishReason, Generation, Message, Request, Sampling
 from workers.engines.fake import FakeEngine
 from workers.engines.fake_behaviour import FakeBehaviour
 from workers.engines.fake_words import WORDS
@@ -43,6 +43,26 @@ def request(id: str = "1", max_tokens: int = 50, seed: int | None = 1, **more: A
 
 def ask(fake: FakeEngine, **parameters: Any) -> Generation:
     return fake.submit(request(**parameters)).result(timeout=5)
+
+
+def test_a_request_is_streamed_from_the_beginning_once_somebody_asks() -> None:
+    told: list[Delta] = []
+    fake = FakeEngine(
+        behaviour=FakeBehaviour(tokens_per_second=100, answer_tokens=30),
+        context_length=100,
+        slots=4,
+        publish=told.extend,
+    )
+    silent, loud = fake.submit(request("a")), fake.submit(request("b", stop=("the every",)))
+    time.sleep(0.05)
+    fake.stream("b")
+    fake.stream("nobody")
+    text = loud.result(timeout=5).text
+    silent.result(timeout=5)
+    fake.close()
+    assert "".join(delta.text for delta in told) == text
+    assert {delta.request_id for delta in told} == {"b"}
+    assert len(told) > 2
 
 
 def test_the_same_prompt_and_seed_give_the_same_text() -> None:

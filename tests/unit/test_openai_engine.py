@@ -176,6 +176,24 @@ def test_long_streams_are_told_in_groups() -> None:
     assert 10 < len(told) < 2000
 
 
+def test_a_request_is_streamed_from_the_beginning_once_somebody_asks() -> None:
+    told: list[Delta] = []
+
+    def publish(deltas: Sequence[Delta]) -> None:
+        told.extend(deltas)
+        one.stream("late")
+        one.stream("nobody")
+
+    with serving(pieces=["x"] * 2000) as server, engine(server.url, publish=publish) as one:
+        first = one.submit(request(id="first", stream=True, max_tokens=2000))
+        late = one.submit(request(id="late", max_tokens=2000))
+        text = late.result(timeout=60).text
+        first.result(timeout=60)
+    mine = [delta for delta in told if delta.request_id == "late"]
+    assert "".join(delta.text for delta in mine) == text
+    assert len(mine) > 3
+
+
 def test_a_publisher_that_fails_fails_no_request() -> None:
     def publish(_: Sequence[Delta]) -> None:
         raise OSError
