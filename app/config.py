@@ -7,6 +7,7 @@ prefix.
 """
 
 import os
+import tomllib
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -163,6 +164,41 @@ class Settings(BaseSettings):
     @classmethod
     def _without_slash(cls, value: str) -> str:
         return value.rstrip("/")
+
+
+class ClientSettings(BaseSettings):
+    """The settings of the command line's customers: what reaches an API, over HTTP."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="GPTQUEUE_", frozen=True, extra="forbid", env_ignore_empty=True
+    )
+
+    url: str = Field("", description="The API's address, such as http://127.0.0.1:8000.")
+    api_key: str = Field("", description="The account's API key.")
+    model: str = Field("", description="The model of chat and generate, where none is named.")
+    webhook_secret: str = Field(
+        "", description="The secret of webhooks listen; empty: the API is asked for it."
+    )
+    metrics_token: str = Field(
+        "", description="What /api/v1/metrics wants, where it wants a token; for top."
+    )
+
+
+def client_settings(file: Path | None) -> ClientSettings:
+    """The environment over this file, or over the user's own if there is one; raises OSError and
+    ValueError for a file that cannot be used.
+    """
+    chosen = file or client_file()
+    there = file is not None or chosen.exists()
+    written = tomllib.loads(chosen.read_text()) if there else {}
+    environment = ClientSettings().model_dump(exclude_unset=True)
+    return ClientSettings(**{**written, **environment})
+
+
+def client_file() -> Path:
+    """Where the command line's settings are, if the user has written some down."""
+    home = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(home) if home else Path.home() / ".config") / "gptqueue" / "config.toml"
 
 
 @lru_cache(maxsize=1)

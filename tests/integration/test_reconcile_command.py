@@ -8,6 +8,7 @@ from sqlalchemy import text
 
 from app import cli
 from app.billing.reconcile import Fault
+from app.cli.admin.reconcile import WORDS
 from app.db import Database
 from tests.conftest import ROOT, Customer
 from tests.integration.conftest import Submit
@@ -71,7 +72,7 @@ def test_a_database_that_cannot_be_asked_is_neither_clean_nor_wrong(
 
 
 def test_every_fault_has_its_words() -> None:
-    assert set(cli.WORDS) == {fault.value for fault in Fault}
+    assert set(WORDS) == {fault.value for fault in Fault}
 
 
 def test_the_package_installs_the_command() -> None:

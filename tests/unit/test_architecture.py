@@ -45,7 +45,7 @@ ALLOWED = {
     "openai": BASE | {"jobs", "validation"},
     "schema": {"db", "jobs", "billing", "webhooks", "accounts", "fleet"},
     "api": BASE | FEATURES | JOBS | {"logs", "errortracking", "schema", "group", "hearing"},
-    "cli": BASE | {"billing", "jobs", "schema"},
+    "cli": BASE | FEATURES | {"jobs", "schema"},
 }
 
 

@@ -1,4 +1,4 @@
-"""How scripts/batch takes answers that are none: from a local server that plays a part."""
+"""How a batch takes answers that are none: from a local server that plays a part."""
 
 import json
 import threading
@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from scripts.batching import api as batch_api
-from scripts.batching.api import TRIES, Api
-from scripts.batching.errors import CannotGoOn, LineGivenUp
+from app.cli.batch import api as batch_api
+from app.cli.batch.api import TRIES, Api
+from app.cli.batch.errors import CannotGoOn, LineGivenUp
 
 JOB = {"id": "1", "status": "succeeded"}
 

@@ -1,6 +1,6 @@
 """Why a batch ends before its last line."""
 
-from scripts.stack.problem import Problem
+from app.cli.problem import Problem
 
 
 class CannotGoOn(Problem):

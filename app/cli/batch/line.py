@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from scripts.batching.api import Answer, Api
-from scripts.batching.errors import CannotGoOn, LineGivenUp
-from scripts.batching.lines import BadLine, Line
-from scripts.batching.output import Record
-from scripts.batching.purse import Purse
+from app.cli.batch.api import Answer, Api
+from app.cli.batch.errors import CannotGoOn, LineGivenUp
+from app.cli.batch.lines import BadLine, Line
+from app.cli.batch.output import Record
+from app.cli.batch.purse import Purse
 
 TERMINAL = {"succeeded", "failed", "cancelled", "expired"}
 

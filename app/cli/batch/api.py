@@ -19,8 +19,8 @@ from urllib3.exceptions import (
     TimeoutError,
 )
 
-from scripts.batching.errors import CannotGoOn, LineGivenUp
-from scripts.stack.problem import Problem
+from app.cli.batch.errors import CannotGoOn, LineGivenUp
+from app.cli.problem import Problem
 
 WAIT_SECONDS = 30  # that the API may keep a request until its job has ended
 ANSWER_SECONDS = 30  # beyond that
@@ -75,7 +75,7 @@ class Api:
         """Raise Problem when there is no API at this address, or the key is not valid."""
         answer = self._try("GET", "/models")
         if answer.status == UNREACHABLE:
-            raise Problem(f"{self._url}: {answer.reason} Is scripts/up running?")
+            raise Problem(f"{self._url}: {answer.reason} Is the API running?")
         if answer.is_final and "data" not in answer.document:
             raise Problem(f"{self._url}: {answer.reason}")
 

@@ -11,14 +11,14 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from scripts.stack.problem import Problem
+from app.cli.problem import Problem
 
 Record = dict[str, Any]
 
 
 def succeeded(record: Record) -> bool:
     """Whether the line's job did what it was asked to."""
-    return record.get("job", {}).get("status") == "succeeded"
+    return bool(record.get("job", {}).get("status") == "succeeded")
 
 
 class Output:
@@ -40,7 +40,7 @@ class Output:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Problem(f"Another scripts/batch is writing {path}.") from None
+            raise Problem(f"Another process is writing {path}.") from None
 
     def resume(self, input_sha256: str) -> str:
         """The batch's id, new or that of the run before; notes the lines that are done.

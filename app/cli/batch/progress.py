@@ -3,13 +3,14 @@
 import threading
 import time
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from scripts.batching.output import Record, succeeded
-from scripts.batching.pace import Pace
+from app.cli.batch.output import Record, succeeded
+from app.cli.batch.pace import Pace
 
 PLAIN_SECONDS = 5.0
 SAME_SECONDS = 30.0  # the same trouble is not told again earlier
@@ -89,7 +90,7 @@ class Screen:
             fields = self._fields()
             self._say(f"{self._done}/{self._total}, {fields['pace']}{fields['failed']}", "")
 
-    def _fields(self) -> dict[str, str]:
+    def _fields(self) -> dict[str, Any]:
         return {
             "pace": self._pace.describe() if self._done < self._total else "done",
             "failed": f", {self._failed} failed" if self._failed else "",

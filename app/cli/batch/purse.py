@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from scripts.batching.errors import CannotGoOn
+from app.cli.batch.errors import CannotGoOn
 
 
 class Purse:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from scripts.stack.problem import Problem
+from app.cli.problem import Problem
 
 ENDPOINTS = ("chat", "generate", "complete")
 

@@ -1,0 +1,7 @@
+"""``python -m app.cli``: the command ``gptqueue``."""
+
+import sys
+
+from app.cli import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""What operators ask of an installation, at its database and its broker: no API is needed."""
