@@ -13,7 +13,9 @@ from app.cli.printing import print_json, print_table, say
 from app.cli.problem import FAILED, FINE
 from app.cli.screen import waiting
 
-app = typer.Typer(help="List jobs, show, cancel or await one.", no_args_is_help=True)
+app = typer.Typer(
+    help="List jobs, show, cancel or await one.", no_args_is_help=True, add_completion=False
+)
 
 _PAGE = 100
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"]
@@ -44,7 +46,7 @@ def show(ctx: typer.Context, job_id: JobId, *, as_json: AsJson = False) -> None:
     if as_json:
         print_json(job)
     else:
-        _describe(job)
+        describe(job)
 
 
 @app.command()
@@ -75,7 +77,7 @@ def wait(ctx: typer.Context, job_id: JobId, *, as_json: AsJson = False) -> int:
     if as_json:
         print_json(job)
     else:
-        _describe(job)
+        describe(job)
     return FINE if job["status"] == "succeeded" else FAILED
 
 
@@ -96,7 +98,8 @@ def _row(job: Json) -> list[object]:
     return [job["id"], job["status"], job["model"], job["created"][:19] + "Z", tokens, money]
 
 
-def _describe(job: Json) -> None:
+def describe(job: Json) -> None:
+    """Print a job, field by field, and its text."""
     charge, used, output = job["charge"], job["usage"], job["output"]
     lines = {
         "job": job["id"],

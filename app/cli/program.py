@@ -26,7 +26,7 @@ class Commands(LaterGroup):
         "models": ("app.cli.models", "List what is served, and its prices."),
         "usage": ("app.cli.usage", "Show jobs, tokens and charges by day, and the credit left."),
         "webhooks": ("app.cli.webhooks", "Receive webhooks on this machine, verified."),
-        "top": ("app.cli.top", "Watch queues, workers and tokens per second."),
+        "top": ("app.cli.top.command", "Watch queues, workers and tokens per second."),
         "admin": (
             "app.cli.admin.command",
             "Accounts, keys, credit, models, jobs, books.",

@@ -10,7 +10,9 @@ from app.cli.options import AsJson
 from app.cli.printing import say
 from app.cli.problem import INTERRUPTED
 
-app = typer.Typer(help="Receive webhooks on this machine, verified.", no_args_is_help=True)
+app = typer.Typer(
+    help="Receive webhooks on this machine, verified.", no_args_is_help=True, add_completion=False
+)
 
 
 @app.callback()

@@ -4,7 +4,7 @@ back from a worker that cannot.
 
 from uuid import UUID
 
-from sqlalchemy import func, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from app.jobs import ending
@@ -33,6 +33,25 @@ def cancel(session: Session, account_id: UUID, job_id: UUID, *, base_url: str) -
         .execution_options(synchronize_session=False)
     )
     return None
+
+
+def cancel_queued(
+    session: Session, model: str, *, until: UUID, base_url: str, limit: int = 100
+) -> list[Ended] | None:
+    """Cancel jobs that wait for a model, whoever's they are, up to this one; None when there was
+    none. One that somebody else has in hand, such as a claim, is left alone.
+    """
+    waiting = session.scalars(
+        select(Job.id)
+        .where(Job.model == model, Job.status == Status.QUEUED, Job.id <= until)
+        .order_by(Job.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    ).all()
+    if not waiting:
+        return None
+    ends = [End(job_id=each, source=Status.QUEUED, target=Status.CANCELLED) for each in waiting]
+    return [each for each in ending.end(session, ends, base_url=base_url) if each]
 
 
 def end_unwanted(job: Job, outcome: Outcome) -> End:

@@ -40,6 +40,20 @@ def take_missing(
     }
 
 
+def message_again(session: Session, job_id: UUID) -> bool:
+    """Note that a queued job gets another message now, however young its last one is; False where
+    it is not queued.
+    """
+    noted = session.scalars(
+        update(Job)
+        .where(Job.id == job_id, Job.status == Status.QUEUED)
+        .values(message_at=func.now())
+        .returning(Job.id)
+        .execution_options(synchronize_session=False)
+    )
+    return noted.one_or_none() is not None
+
+
 def _take(session: Session, model: str, count: int, grace_seconds: float) -> list[UUID]:
     stale = (
         select(Job.id)

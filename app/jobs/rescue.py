@@ -31,6 +31,16 @@ def rescue(
     return _take_back(session, lost, max_attempts=max_attempts, base_url=base_url).ended
 
 
+def rescue_one(
+    session: Session, job_id: UUID, *, max_attempts: int, base_url: str
+) -> HandedBack | None:
+    """Take back one job, at once; None unless it runs and its worker was lost."""
+    lost = _lost(session, limit=1, job_id=job_id)
+    if not lost:
+        return None
+    return _take_back(session, lost, max_attempts=max_attempts, base_url=base_url)
+
+
 def lose(
     session: Session, leases: Collection[Lease], *, max_attempts: int, base_url: str
 ) -> HandedBack:
@@ -59,16 +69,15 @@ def _take_back(
     return HandedBack([(job.model, job.id) for job in again], ended)
 
 
-def _lost(session: Session, limit: int) -> list[Job]:
-    return list(
-        session.scalars(
-            select(Job)
-            .where(Job.status == Status.RUNNING, Job.lease_until < func.now())
-            .order_by(Job.lease_until)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-        )
+def _lost(session: Session, limit: int, job_id: UUID | None = None) -> list[Job]:
+    query = (
+        select(Job)
+        .where(Job.status == Status.RUNNING, Job.lease_until < func.now())
+        .order_by(Job.lease_until)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
     )
+    return list(session.scalars(query if job_id is None else query.where(Job.id == job_id)))
 
 
 def _losses(session: Session, job_ids: Collection[UUID]) -> dict[UUID, int]:

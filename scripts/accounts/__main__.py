@@ -4,16 +4,12 @@ import argparse
 import sys
 from uuid import UUID
 
-from psycopg2 import errors
-from sqlalchemy.exc import DBAPIError, NoResultFound, SQLAlchemyError
-
 from app.accounts import admin
 from app.accounts.tables import Account
+from app.cli.admin.database import opened
+from app.cli.problem import Problem
 from app.db import Database
-from app.errors import DatabaseUnavailable
 from app.webhooks.secrets import read_secret
-from scripts.stack import settings
-from scripts.stack.problem import Problem
 
 MICROS_PER_CENT = 10_000
 # What a balance can hold: PostgreSQL's bigint.
@@ -32,38 +28,17 @@ def main() -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    database = settings.connect(settings.read())
-    try:
+    with opened() as database:
         options.run(database, options)
-    except DatabaseUnavailable as error:
-        raise Problem("the database of DATABASE_URL does not answer") from error
-    except NoResultFound as error:
-        raise Problem("there is no such account or key") from error
-    except SQLAlchemyError as error:
-        raise Problem(_explanation(error)) from error
-    finally:
-        database.close()
-
-
-def _explanation(error: SQLAlchemyError) -> str:
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    if isinstance(cause, errors.UndefinedTable | errors.UndefinedColumn):
-        return (
-            "the database of DATABASE_URL lacks the tables of this version; make them with "
-            "alembic -c migrations/alembic.ini upgrade head"
-        )
-    if isinstance(cause, errors.NumericValueOutOfRange):
-        return "that is more credit than an account can hold"
-    return f"the database of DATABASE_URL refuses: {cause}"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/account", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    opened = commands.add_parser("open", help="a new account with a key")
-    opened.add_argument("name", type=_text)
-    opened.add_argument("--cents", type=_cents, default=0, help="its first credit, in US cents")
-    opened.set_defaults(run=_open)
+    new = commands.add_parser("open", help="a new account with a key")
+    new.add_argument("name", type=_text)
+    new.add_argument("--cents", type=_cents, default=0, help="its first credit, in US cents")
+    new.set_defaults(run=_open)
     key = commands.add_parser("key", help="one more key for an account")
     key.add_argument("account", type=UUID)
     key.set_defaults(run=_key)

@@ -1,5 +1,5 @@
-"""The one way in which a chore gives up."""
+"""The one way in which a chore gives up: that of the command ``gptqueue``."""
 
+from app.cli.problem import Problem
 
-class Problem(Exception):
-    """Something the user can act on, as one sentence; printed without a traceback."""
+__all__ = ["Problem"]

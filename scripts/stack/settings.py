@@ -1,28 +1,16 @@
 """What the user has set, checked before anything starts; what is wrong is one sentence."""
 
-import os
 from pathlib import Path
 
 from pydantic import ValidationError
-from sqlalchemy.exc import ArgumentError
 
-from app import catalog, schema
+from app import catalog
 from app.catalog import Model
-from app.config import Settings
-from app.db import Database
+from app.cli.admin.database import connect, read
 from scripts.stack.problem import Problem
 from workers.gpus import visible
 
-
-def read() -> Settings:
-    """The settings of the environment; raises Problem that names the first wrong variable."""
-    try:
-        return Settings()
-    except ValidationError as error:
-        field = str(error.errors()[0]["loc"][0])
-        variable = f"GPTQUEUE_{field}".upper()
-        reason = error.errors()[0]["msg"]
-        raise Problem(f"{variable} is {os.environ.get(variable)!r}: {reason}.") from error
+__all__ = ["connect", "gpus", "models", "read"]
 
 
 def models(file: Path) -> dict[str, Model]:
@@ -51,18 +39,6 @@ def gpus(wanted: str) -> list[str]:
     if not all(there) or len(set(there)) < len(there):
         raise Problem(f"--gpus {wanted}: each GPU once, by number or UUID, such as 0,1.")
     return there
-
-
-def connect(settings: Settings) -> Database:
-    """The database, which is not asked anything yet; raises Problem for what is no address."""
-    try:
-        return Database(settings, schema.metadata)
-    except (ArgumentError, ValueError) as error:
-        # Without the address itself: it may hold a password.
-        raise Problem(
-            "DATABASE_URL is no address of a database; one looks like "
-            "postgresql://user:password@host:5432/name."
-        ) from error
 
 
 def _reason(error: BaseException) -> str:

@@ -20,7 +20,7 @@ from app.errors import DatabaseUnavailable, JobNotFound
 @contextmanager
 def opened() -> Iterator[Database]:
     """The database for as long as the block lasts; its errors leave as Problem."""
-    database = connect(settings())
+    database = connect(read())
     try:
         with explained():
             yield database
@@ -46,13 +46,14 @@ def explained() -> Iterator[None]:
         raise Problem(_reason(error)) from error
 
 
-def settings() -> Settings:
+def read() -> Settings:
     """The settings of the environment; raises Problem that names the first wrong one."""
     try:
         return Settings()
     except ValidationError as error:
         first = error.errors()[0]
-        raise Problem(f"GPTQUEUE_{first['loc'][0]}".upper() + f": {first['msg']}.") from error
+        variable = f"GPTQUEUE_{first['loc'][0]}".upper()
+        raise Problem(f"{variable} is {first['input']!r}: {first['msg']}.") from error
 
 
 def connect(known: Settings) -> Database:

@@ -1,0 +1,1 @@
+"""``gptqueue top``: queues, workers and engines, as they are now."""
