@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import func, select, text, update
 from werkzeug.test import TestResponse
@@ -18,6 +19,8 @@ from app.webhooks.tables import Delivery
 from scripts.stack import ports
 from tests.conftest import CATALOG, Customer
 from tests.integration import standin
+from tests.integration.commands import Commands
+from tests.integration.live import served, working
 from workers.engines.native import wire
 from workers.engines.native.engine import NativeEngine
 from workers.engines.native.restarts import Patience
@@ -247,3 +250,26 @@ def pending(submit: Submit, work: Callable[[], None], receiver: Receiver) -> Rec
     submit(webhook_url=receiver.url)
     work()
     return receiver
+
+
+@pytest.fixture
+def live_url(api: Flask, process: Process) -> Iterator[str]:
+    """Where the API and a worker that takes jobs are."""
+    with served(api) as url, working(process):
+        yield url
+
+
+@pytest.fixture
+def environment(live_url: str, customer: Customer, tmp_path: Path) -> dict[str, str]:
+    """What a customer exports."""
+    return {
+        "GPTQUEUE_URL": live_url,
+        "GPTQUEUE_API_KEY": customer.key,
+        "XDG_CONFIG_HOME": str(tmp_path / "config"),
+    }
+
+
+@pytest.fixture
+def gptqueue(environment: dict[str, str]) -> Commands:
+    """The command."""
+    return Commands(environment)
