@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -20,11 +21,12 @@ class Commands:
     """Runs the command with this environment and no other."""
 
     environment: dict[str, str]
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Run it in the background."""
         kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-W", "error", "-m", "app.cli", *arguments],
             env={**kept, "PYTHONPATH": str(ROOT), **self.environment},
             cwd=ROOT,
@@ -33,6 +35,15 @@ class Commands:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.started.append(process)
+        return process
+
+    def stop(self) -> None:
+        """End what a test that failed has left behind."""
+        for process in self.started:
+            if process.returncode is None:
+                process.kill()
+                process.communicate()
 
     def run(self, *arguments: str, said: str = "") -> tuple[int, str, str]:
         """Its exit code, its output, and its errors; it reads what is ``said``."""
@@ -49,6 +60,7 @@ def ended(process: subprocess.Popen[str], said: str | None = None) -> tuple[int,
 def first(process: subprocess.Popen[str]) -> str:
     """The first of its output, as soon as there is any."""
     assert process.stdout is not None
+    assert select.select([process.stdout], [], [], 20)[0], "it says nothing"
     return os.read(process.stdout.fileno(), 1 << 16).decode()  # nothing stays in a buffer
 
 

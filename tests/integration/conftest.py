@@ -12,6 +12,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import func, select, text, update
 from werkzeug.test import TestResponse
 
+from app import cli
 from app.billing.tables import Balance
 from app.db import Database
 from app.jobs.tables import Job
@@ -31,6 +32,7 @@ Submit = Callable[..., TestResponse]
 PostText = Callable[..., TestResponse]
 Deliver = Callable[[], Delivery]
 Open = Callable[..., NativeEngine]
+Command = Callable[..., tuple[int, str, str]]
 
 ADAPTER = """
 [models.{name}]
@@ -270,6 +272,25 @@ def environment(live_url: str, customer: Customer, tmp_path: Path) -> dict[str, 
 
 
 @pytest.fixture
-def gptqueue(environment: dict[str, str]) -> Commands:
+def gptqueue(environment: dict[str, str]) -> Iterator[Commands]:
     """The command."""
-    return Commands(environment)
+    commands = Commands(environment)
+    yield commands
+    commands.stop()
+
+
+@pytest.fixture
+def command(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """The command in this process, which starts sooner: exit code, output and errors."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = cli.main(arguments)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run

@@ -18,12 +18,12 @@ from tests.conftest import CATALOG, Customer
 from tests.integration.commands import Commands, await_true, bad_line, ended, first
 
 Jobs = Callable[[], list[dict[str, Any]]]
-SLOW = "fake:tokens_per_second=20&answer_tokens=40"
+SLOW = "fake:tokens_per_second=20&answer_tokens=60"
 
 
 @pytest.fixture
 def source() -> str:
-    """How the model behaves: it has two seconds of words in it."""
+    """How the model behaves: it has three seconds of words in it."""
     return SLOW
 
 
@@ -91,7 +91,7 @@ def test_the_text_is_the_same_however_it_is_asked_for(gptqueue: Commands, jobs: 
 
 
 def test_ctrl_c_cancels_the_job_and_says_so(gptqueue: Commands, jobs: Jobs) -> None:
-    running = gptqueue.start("generate", "one two three", "--max-tokens", "40")
+    running = gptqueue.start("generate", "one two three", "--max-tokens", "60")
     begun = first(running)
     running.send_signal(signal.SIGINT)
     code, rest, errors = ended(running)
@@ -99,12 +99,12 @@ def test_ctrl_c_cancels_the_job_and_says_so(gptqueue: Commands, jobs: Jobs) -> N
     assert (code, job["status"]) == (130, "cancelled")
     assert f"Interrupted: the job {job['id']} is cancelled; 3 prompt + " in errors
     assert (begun + rest).strip()
-    assert 0 < job["usage"]["completion_tokens"] < 40
+    assert 0 < job["usage"]["completion_tokens"] < 60
     assert job["charge"]["charged_micros"] == 3 + 2 * job["usage"]["completion_tokens"]
 
 
 def test_sigterm_cancels_as_well(gptqueue: Commands, jobs: Jobs) -> None:
-    running = gptqueue.start("generate", "one two three", "--max-tokens", "40", "--json")
+    running = gptqueue.start("generate", "one two three", "--max-tokens", "60", "--json")
     await_true(lambda: jobs() and jobs()[0]["status"] == "running")
     running.terminate()
     code, output, _ = ended(running)
@@ -118,7 +118,7 @@ def test_ctrl_c_in_the_middle_of_a_submit_leaves_no_job_behind(
     with bad_line(environment["GPTQUEUE_URL"]) as (line, address):
         line.delay_answers = 0.5
         running = Commands({**environment, "GPTQUEUE_URL": address}).start(
-            "generate", "one", "-m", "fake"
+            "generate", "one", "-m", "fake", "--max-tokens", "60"
         )
         await_true(lambda: line.count("POST", "/generate") and jobs())
         running.send_signal(signal.SIGINT)
@@ -166,10 +166,10 @@ def test_a_job_that_begins_again_is_printed_anew(
     with database.transaction() as session:
         hand_back(session, [Lease(job["id"], 1)], base_url="http://x")
     code, rest, errors = ended(running)
-    first, _, second = (begun + rest).partition("\n")
+    before, _, second = (begun + rest).partition("\n")
     text = jobs()[0]["output"]["text"]
     assert (code, second) == (0, text + "\n")
-    assert text.startswith(first)
+    assert text.startswith(before)
     assert "The job begins again, for the second time:" in errors
 
 
