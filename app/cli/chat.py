@@ -31,8 +31,9 @@ def chat(
     cost: options.Cost = False,
     as_json: options.AsJson = False,
 ) -> int:
-    """Say something to a model. Without a message, in a terminal: a conversation, up to Ctrl-D.
+    """Say something to a model, or hold a conversation.
 
+    Without a message, in a terminal, it is a conversation that keeps its turns, up to Ctrl-D.
     Ctrl-C cancels the answer that is being written.
     """
     talks = message is None and sys.stdin.isatty()

@@ -22,7 +22,7 @@ class Commands(LaterGroup):
         "chat": ("app.cli.chat", "Say something to a model, or hold a conversation."),
         "generate": ("app.cli.generate", "Submit a prompt and print the answer as it comes."),
         "jobs": ("app.cli.jobs", "List jobs, show, cancel or await one."),
-        "batch": ("app.cli.batch.command", "Submit every line of a file, and keep every answer."),
+        "batch": ("app.cli.batch.command", "Submit every line of a file of jobs."),
         "models": ("app.cli.models", "List what is served, and its prices."),
         "usage": ("app.cli.usage", "Show jobs, tokens and charges by day, and the credit left."),
         "webhooks": ("app.cli.webhooks", "Receive webhooks on this machine, verified."),

@@ -25,9 +25,9 @@ def usage(
     last: Annotated[str | None, typer.Option("--to", metavar="DAY", help="Included.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show jobs, tokens and charges by day (UTC) and model, and the credit that is left.
+    """Show jobs, tokens and charges by day, and the credit left.
 
-    The last thirty days, unless others are named.
+    Days are UTC; the last thirty, unless others are named.
     """
     report = connection.client(ctx).get("/usage", **{"from": first, "to": last})
     if as_json:

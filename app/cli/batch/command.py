@@ -24,11 +24,12 @@ def batch(
     ] = 600,
     as_json: AsJson = False,
 ) -> int:
-    """Submit every line of a file of jobs, and write each result as it arrives.
+    """Submit every line of a file of jobs.
 
-    A line of IN.jsonl is the body of a job, with two optional fields: "endpoint" ("chat",
-    "generate" or "complete"; by default what fits) and "custom_id" (default: the line's number).
-    A line of OUT.jsonl is {"line", "custom_id", "job"}, or {"line", "custom_id", "error"}.
+    Each result is written as it arrives. A line of IN.jsonl is the body of a job, with two
+    optional fields: "endpoint" ("chat", "generate" or "complete"; by default what fits) and
+    "custom_id" (default: the line's number). A line of OUT.jsonl is {"line", "custom_id", "job"},
+    or {"line", "custom_id", "error"}.
 
     Interrupt it at any moment: the same command resumes, and neither submits nor pays twice.
     Exits with 3 when it stopped early (no credit, the API is away): the same command resumes.

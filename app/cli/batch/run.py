@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,11 +75,11 @@ def _run(plan: Plan, console: Console) -> int:
         plan.url, plan.key, threads=plan.concurrency, patience=plan.patience, tell=screen.tell
     )
     api.check()
-    output = Output(plan.output)
-    batch_id = output.resume(survey.sha256)
-    screen.resume(done=len(output.done), failed=len(output.done) - output.succeeded)
-    with screen:
-        _work(plan, Batch(api, batch_id), output=output, screen=screen)
+    with closing(Output(plan.output)) as output:
+        batch_id = output.resume(survey.sha256)
+        screen.resume(done=len(output.done), failed=len(output.done) - output.succeeded)
+        with screen:
+            _work(plan, Batch(api, batch_id), output=output, screen=screen)
     if plan.as_json:
         failed = survey.lines - output.succeeded
         found = {"lines": survey.lines, "succeeded": output.succeeded, "failed": failed}
