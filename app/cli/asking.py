@@ -105,9 +105,14 @@ def _cancelled(client: Client, job: Json | None, screen: Screen, look: Look) -> 
             "Interrupted before the API answered; gptqueue jobs list shows whether there is a job.",
             INTERRUPTED,
         )
-    job = client.cancel(job["id"])
-    if job["status"] not in TERMINAL:
-        job = client.job(job["id"], _CANCEL_SECONDS)
+    try:
+        job = client.cancel(job["id"])
+        if job["status"] not in TERMINAL:
+            job = client.job(job["id"], _CANCEL_SECONDS)
+    except Problem as problem:
+        raise Problem(
+            f"Interrupted, and the job {job['id']} goes on: {problem}", INTERRUPTED
+        ) from None
     if look.as_json:
         print_json(job)
     state = "is cancelled" if job["status"] == "cancelled" else f"is {job['status']}"

@@ -15,7 +15,7 @@ from app.cli.problem import FAILED, UNASKED, Problem
 Json = dict[str, Any]
 
 BUSY = {429, 502, 503, 504}
-TRIES = 4
+TRIES, PATIENT_TRIES = 4, 20  # the latter take two minutes and a half
 CONNECT_SECONDS, ANSWER_SECONDS, SILENCE_SECONDS = 10, 30, 45
 LONGEST_WAIT = 30
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
@@ -61,27 +61,36 @@ class Client:
         return self.ask("POST", f"/{endpoint}", json=body, headers=headers)
 
     def job(self, job_id: str, wait_seconds: int = 0) -> Json:
-        """A job, when it has ended or after so many seconds; raises Problem."""
-        headers = {"Prefer": f"wait={wait_seconds}"} if wait_seconds else {}
+        """A job, when it has ended or after so many seconds; raises Problem.
+
+        Who waits does not mind that the API is started again meanwhile.
+        """
+        path = f"/jobs/{job_id}"
+        if not wait_seconds:
+            return self.ask("GET", path)
+        headers = {"Prefer": f"wait={wait_seconds}"}
         silence = wait_seconds + ANSWER_SECONDS
-        return self.ask("GET", f"/jobs/{job_id}", headers=headers, timeout=silence)
+        return self.ask("GET", path, patient=True, headers=headers, timeout=silence)
 
     def cancel(self, job_id: str) -> Json:
         """Cancel a job; raises Problem."""
         return self.ask("POST", f"/jobs/{job_id}/cancel")
 
-    def ask(self, method: str, path: str, **how: Any) -> Json:
-        """The answer, as JSON; tried again while the API is busy or breaks off. Raises Problem."""
-        pause, answer, error = _FIRST_PAUSE, None, None
-        for number in range(1, TRIES + 1):
+    def ask(self, method: str, path: str, *, patient: bool = False, **how: Any) -> Json:
+        """The answer, as JSON; tried again while the API is busy or breaks off, and where we are
+        ``patient`` also while it is away. Raises Problem.
+        """
+        pause, error = _FIRST_PAUSE, None
+        tries = PATIENT_TRIES if patient else TRIES
+        for number in range(1, tries + 1):
             try:
                 answer = self.send(method, path, **how)
-                if answer.status_code not in BUSY or number == TRIES:
+                if answer.status_code not in BUSY or number == tries:
                     return read(answer)
                 pause = _retry_after(answer.headers) or pause
             except Unreachable as reason:
                 error = reason
-                if reason.refused or number == TRIES:
+                if number == tries or (reason.refused and not patient):
                     break
             time.sleep(min(pause, _LONGEST_PAUSE))
             pause *= 2

@@ -7,7 +7,7 @@ from typing import Any
 from app.cli.asking import Answer, Look, ask
 from app.cli.client import Client, Json
 from app.cli.printing import say
-from app.cli.problem import FINE, INTERRUPTED
+from app.cli.problem import FINE, Problem
 
 
 @dataclass(slots=True)
@@ -47,5 +47,14 @@ def hold(conversation: Conversation) -> int:
         except EOFError:
             sys.stdout.write("\n")
             return FINE
-        if text and conversation.say(text).code == INTERRUPTED:
+        if text and not _turn(conversation, text):
             say("That turn is forgotten; the conversation goes on.")
+
+
+def _turn(conversation: Conversation, text: str) -> bool:
+    """Whether there was an answer."""
+    try:
+        return conversation.say(text).code == FINE
+    except Problem as problem:
+        sys.stderr.write(f"gptqueue: {problem}\n")
+        return False

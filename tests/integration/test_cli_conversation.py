@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from flask import Flask
+from flask.testing import FlaskClient
 from sqlalchemy import select as select_rows
 
 from app.db import Database
 from app.jobs.tables import Job, Prompt
-from tests.conftest import CATALOG, ROOT
+from tests.conftest import CATALOG, ROOT, Customer
 from tests.integration.commands import await_true
+from tests.integration.live import served
 
 
 class Terminal:
@@ -118,5 +121,25 @@ def test_ctrl_c_ends_the_answer_and_not_the_conversation(
     terminal.await_text("That turn is forgotten; the conversation goes on.")
     terminal.await_text("> ")
     assert statuses(database) == ["cancelled"]
+    terminal.type(f"{'word ' * 120}\n")  # more than the model takes
+    terminal.await_text("gptqueue: ")
+    terminal.await_text("the conversation goes on.")
+    terminal.await_text("> ")
     terminal.process.send_signal(signal.SIGINT)
     assert terminal.process.wait(20) == 130
+
+
+def test_while_a_job_waits_the_terminal_says_why(
+    api: Flask, customer: Customer, client: FlaskClient
+) -> None:
+    with served(api) as url:  # without a worker
+        keys = {"GPTQUEUE_URL": url, "GPTQUEUE_API_KEY": customer.key}
+        terminal = Terminal(keys, "chat", "hello", "--model", "fake")
+        try:
+            terminal.await_text("Waiting: no worker serves this model now, first.")
+            terminal.process.send_signal(signal.SIGINT)
+            terminal.await_text("is cancelled; 0 prompt + 0 completion tokens, 0.000000 USD.")
+            assert terminal.process.wait(20) == 130
+        finally:
+            terminal.close()
+    assert client.get("/api/v1/jobs").get_json()["data"][0]["status"] == "cancelled"

@@ -2,11 +2,13 @@
 
 import json
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import select
 
@@ -14,8 +16,10 @@ from app.db import Database
 from app.jobs.handback import hand_back
 from app.jobs.tables import Job, Prompt
 from app.jobs.transition import Lease
+from tests.acceptance.batch import Server
 from tests.conftest import CATALOG, Customer
 from tests.integration.commands import Commands, await_true, bad_line, ended, first
+from workers.process import Process
 
 Jobs = Callable[[], list[dict[str, Any]]]
 SLOW = "fake:tokens_per_second=20&answer_tokens=60"
@@ -171,6 +175,42 @@ def test_a_job_that_begins_again_is_printed_anew(
     assert (code, second) == (0, text + "\n")
     assert text.startswith(before)
     assert "The job begins again, for the second time:" in errors
+
+
+@pytest.fixture
+def server(api: Flask, process: Process, environment: dict[str, str]) -> Iterator[Server]:
+    """Another address of the API, which can be stopped and started."""
+    server = Server(api)
+    server.start()
+    environment["GPTQUEUE_URL"] = server.url
+    yield server
+    server.stop()
+
+
+@pytest.mark.parametrize("how", ["--cost", "--no-stream", "--json"])
+def test_an_api_that_is_started_again_costs_only_time(
+    gptqueue: Commands, server: Server, jobs: Jobs, how: str
+) -> None:
+    running = gptqueue.start("generate", "one two three", "--max-tokens", "30", how)
+    await_true(lambda: jobs() and jobs()[0]["status"] == "running")
+    server.stop()
+    time.sleep(0.5)
+    server.start()
+    code, output, errors = ended(running)
+    assert code == 0, errors
+    assert jobs()[0]["output"]["text"] in output
+
+
+def test_ctrl_c_without_an_api_says_that_the_job_goes_on(
+    gptqueue: Commands, server: Server, jobs: Jobs
+) -> None:
+    running = gptqueue.start("generate", "one two three", "--max-tokens", "60")
+    first(running)
+    server.stop()
+    running.send_signal(signal.SIGINT)
+    code, _, errors = ended(running)
+    server.start()
+    assert (code, f"the job {jobs()[0]['id']} goes on: " in errors) == (130, True), errors
 
 
 @pytest.mark.parametrize("source", ["fake:fail_every=1"])
