@@ -115,8 +115,9 @@ def _cancelled(client: Client, job: Json | None, screen: Screen, look: Look) -> 
         ) from None
     if look.as_json:
         print_json(job)
-    state = "is cancelled" if job["status"] == "cancelled" else f"is {job['status']}"
-    if job["status"] not in TERMINAL:
-        state = "will be cancelled"
+    state = "will be cancelled"
+    if job["status"] in TERMINAL:
+        before = job["status"] != "cancelled"
+        state = f"had ended before ({job['status']})" if before else "is cancelled"
     screen.tell(f"gptqueue: Interrupted: the job {job['id']} {state}; {price(job)}.")
     return Answer(INTERRUPTED, job)

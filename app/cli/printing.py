@@ -8,6 +8,7 @@ from typing import Any
 
 # No terminal is this wide: in a pipe nothing is folded or cut.
 _WIDE = 10_000
+_IDS, _ID_WIDTH = {"JOB", "ACCOUNT"}, 36
 
 
 def say(text: str = "") -> None:
@@ -33,7 +34,10 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False)
     for name in columns:
         right = name.startswith(">")
-        table.add_column(name.removeprefix(">"), justify="right" if right else "left")
+        # An id that is cut is of no use to anybody.
+        least = _ID_WIDTH if name in _IDS else None
+        side: Any = "right" if right else "left"
+        table.add_column(name.removeprefix(">"), justify=side, no_wrap=True, min_width=least)
     for row in rows:
         table.add_row(*(_cell(each) for each in row))
     Console(width=None if terminal else _WIDE, markup=False, highlight=False).print(table)

@@ -1,5 +1,6 @@
 """All commands by name, and what becomes of their errors: one line, and an exit code."""
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -71,6 +72,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _give_up("Nobody answered the question; --yes answers it.", UNASKED)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except OSError as error:
+        _let_go()
+        return _give_up(f"{error.filename or 'standard output'}: {error.strerror}.", UNASKED)
     except Exception as error:
         if sys.flags.dev_mode:
             raise
@@ -85,6 +89,11 @@ def _run(arguments: Sequence[str] | None) -> int:
     except TyperException as error:
         return _wrong_use(error)
     return code if isinstance(code, int) else FINE
+
+
+def _let_go() -> None:
+    """What could not be written shall not be tried again, and complained about, at the exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _wrong_use(error: Any) -> int:

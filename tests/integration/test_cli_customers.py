@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 import requests
@@ -26,6 +27,12 @@ from tests.integration.commands import Commands, await_true, ended, first
 from tests.integration.conftest import Command, Submit
 from tests.integration.live import served
 from workers.process import Process
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Workers that say often how they are."""
+    return settings.model_copy(update={"heartbeat_seconds": 0.2})
 
 
 @pytest.fixture
@@ -188,6 +195,27 @@ def test_top_shows_queues_and_workers(command: Command, done: Callable[..., str]
     found = json.loads(output)
     assert (code, found["ready"], found["models"]["fake"]["queued"]) == (0, True, 0)
     assert found["models"]["fake"]["tokens_per_second"] is None
+
+
+def test_top_counts_tokens_per_second(
+    gptqueue: Commands, submit: Submit, catalog_file: Path
+) -> None:
+    watching = gptqueue.start("top", "--json", "--interval", "0.2")
+    first(watching)
+    for _ in range(5):
+        submit(max_tokens=10)
+    lines = ""
+
+    def seen() -> bool:
+        nonlocal lines
+        lines += first(watching)
+        whole = [json.loads(line) for line in lines.splitlines(keepends=True) if line[-1] == "\n"]
+        found = [each["models"]["fake"] for each in whole]
+        return any(each["tokens_per_second"] and each["generated_tokens"] >= 50 for each in found)
+
+    await_true(seen)
+    watching.send_signal(signal.SIGINT)
+    assert ended(watching)[0] == 130
 
 
 def test_top_of_an_api_without_a_database_exits_with_1_and_says_so(command: Command) -> None:

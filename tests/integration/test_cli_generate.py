@@ -107,6 +107,21 @@ def test_ctrl_c_cancels_the_job_and_says_so(gptqueue: Commands, jobs: Jobs) -> N
     assert job["charge"]["charged_micros"] == 3 + 2 * job["usage"]["completion_tokens"]
 
 
+def test_a_disk_that_is_full_is_told(gptqueue: Commands) -> None:
+    with Path("/dev/full").open("w") as full:
+        code, _, errors = ended(gptqueue.start("models", output=full))
+    assert (code, errors) == (2, "gptqueue: standard output: No space left on device.\n")
+
+
+def test_a_reader_that_has_seen_enough_is_no_fault(gptqueue: Commands) -> None:
+    with gptqueue.start("models", "--json") as running:
+        assert running.stdout is not None
+        running.stdout.close()
+        assert running.stderr is not None
+        assert running.stderr.read() == ""
+    assert running.returncode == 1
+
+
 def test_sigterm_cancels_as_well(gptqueue: Commands, jobs: Jobs) -> None:
     running = gptqueue.start("generate", "one two three", "--max-tokens", "60", "--json")
     await_true(lambda: jobs() and jobs()[0]["status"] == "running")

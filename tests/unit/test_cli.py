@@ -1,11 +1,13 @@
 """The command's names, helps, settings, and what it does not import."""
 
 import json
+import re
 import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from typer.main import get_command
@@ -14,7 +16,7 @@ from app.cli import main
 from app.cli.admin.amounts import micros
 from app.cli.following import parse
 from app.cli.money import dollars, usd
-from app.cli.printing import printable
+from app.cli.printing import print_table, printable
 from app.cli.program import Commands
 from app.config import ClientSettings, client_settings
 
@@ -190,6 +192,18 @@ def test_events_are_read_whole_or_not_at_all() -> None:
     lines = ["retry: 1000", "", ":", "", "id: 1:2", "event: delta", 'data: {"a": ": b"}', ""]
     [event] = parse(iter([*lines, "event: end", 'data: {"half": 1}']))
     assert (event.name, event.data, event.id) == ("delta", {"a": ": b"}, "1:2")
+
+
+def test_an_id_is_never_cut(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    job_id = str(uuid4())
+    print_table(["JOB", "NAME", ">TOKENS"], [[job_id, "x" * 200, 5]])
+    said = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert job_id in said
+    assert max(map(len, said.splitlines())) <= 80
 
 
 def test_a_terminal_gets_no_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:
