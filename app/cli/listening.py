@@ -27,10 +27,8 @@ class Listener(ThreadingHTTPServer):
         """Raises Problem for a port that is taken and for what is no secret."""
         self._secret, self._as_json = secret, as_json
         self._printing = Lock()
-        try:
-            signing.headers(secret, b"", message_id="1", timestamp=1)
-        except ValueError as error:
-            raise Problem(f"The secret cannot be used: {error}.") from None
+        if not signing.is_secret(secret):
+            raise Problem("The secret cannot be used: one is whsec_ and base64, 24 bytes at least.")
         try:
             super().__init__(("127.0.0.1", port), _Handler)
         except OSError as error:

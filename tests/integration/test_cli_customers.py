@@ -159,7 +159,7 @@ def post(url: str, secret: str, age: float = 0) -> int:
     """Deliver an event of that age; the status of the answer."""
     body = b'{"type": "job.failed", "data": {}}'
     stamp = int(time.time() - age)
-    headers = signing.headers(secret, body, message_id="msg_1", timestamp=stamp)
+    headers = signing.headers(signing.Keys((secret,)), body, message_id="msg_1", timestamp=stamp)
     return requests.post(url, data=body, headers=headers, timeout=5).status_code
 
 
