@@ -26,6 +26,7 @@ def server(settings: Settings) -> Iterator[Server]:
     server.start()
     yield server
     server.stop()
+    app.extensions["gptqueue"].watchers.close()
     app.extensions["gptqueue"].database.close()
 
 

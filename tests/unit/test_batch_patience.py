@@ -2,8 +2,10 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -65,7 +67,9 @@ def theatre() -> Iterator[Theatre]:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds that would have been slept."""
     slept: list[float] = []
-    monkeypatch.setattr(batch_api.time, "sleep", slept.append)
+    # Not the module's own sleep: threads that other tests left behind sleep as well.
+    clock = SimpleNamespace(sleep=slept.append, monotonic=time.monotonic)
+    monkeypatch.setattr(batch_api, "time", clock)
     return slept
 
 
