@@ -67,6 +67,7 @@ class Model(BaseModel):
     default_max_tokens: int = Field(256, ge=1)
     input_price_micros: Micros
     output_price_micros: Micros
+    batch_price_percent: int = Field(50, ge=0, le=100, strict=True)
     version: str
     versions: dict[str, Version]
 

@@ -58,6 +58,11 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         1 << 20, ge=1024, description="The largest request body, in bytes; larger ones get 413."
     )
+    max_file_bytes: int = Field(
+        200_000_000,
+        ge=1024,
+        description="The largest file that may be uploaded, in bytes; larger ones get 413.",
+    )
     call_wait_seconds: float = Field(
         590.0,
         gt=0,

@@ -75,6 +75,30 @@ class WebhookDeliveryPending(GPTQueueError):
     code, status = "webhook_delivery_pending", 409
 
 
+class FileNotFound(GPTQueueError):
+    """There is no such file in this account."""
+
+    code, status = "file_not_found", 404
+
+
+class FileInUse(GPTQueueError):
+    """A batch that has not ended still reads this file."""
+
+    code, status = "file_in_use", 409
+
+
+class BatchNotFound(GPTQueueError):
+    """There is no such batch in this account."""
+
+    code, status = "batch_not_found", 404
+
+
+class BatchEnded(GPTQueueError):
+    """A batch that has ended, or whose lines all have, cannot be cancelled."""
+
+    code, status = "batch_ended", 409
+
+
 class RouteNotFound(GPTQueueError):
     """There is nothing at this address."""
 
@@ -97,6 +121,12 @@ class NotJSON(GPTQueueError):
     """The body must be JSON, sent with "Content-Type: application/json"."""
 
     code, status = "not_json", 415
+
+
+class NotMultipart(GPTQueueError):
+    """A file is sent as "multipart/form-data", in a part named "file"."""
+
+    code, status = "not_multipart", 415
 
 
 class InvalidJSON(GPTQueueError):

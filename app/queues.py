@@ -29,6 +29,7 @@ MAINTENANCE = "maintenance"
 GENERATE_TASK = "generate"
 DELIVER_TASK = "deliver"
 SWEEP_TASK = "sweep"
+BATCH_TASK = "batch"
 
 _SILENCE_SECONDS = 3.0  # without publishing, after a publish that failed
 # A connection that packets no longer pass through shows no error: a worker whose broker answers
@@ -105,6 +106,10 @@ class Broker:
     def enqueue_delivery(self, delivery_id: UUID) -> None:
         """Tell the delivery workers that webhooks are due, of which this is one."""
         self._push([(DELIVER_TASK, delivery_id, WEBHOOKS)])
+
+    def enqueue_batch(self, batch_id: UUID) -> None:
+        """Tell the maintenance workers that batches have something to do, of which this is one."""
+        self._push([(BATCH_TASK, batch_id, MAINTENANCE)])
 
     def publish(self, messages: Iterable[tuple[str, str]]) -> None:
         """Tell channels something; whoever does not listen now never hears it."""

@@ -14,7 +14,14 @@ from sentry_sdk.integrations.celery import CeleryIntegration
 
 from app import config, errortracking, logs
 from app.errors import ModelLoadFailed
-from app.queues import DELIVER_TASK, GENERATE_PREFIX, GENERATE_TASK, SWEEP_TASK, make_celery
+from app.queues import (
+    BATCH_TASK,
+    DELIVER_TASK,
+    GENERATE_PREFIX,
+    GENERATE_TASK,
+    SWEEP_TASK,
+    make_celery,
+)
 from workers import generate, sweep
 from workers.process import compose
 
@@ -73,6 +80,11 @@ def _generate(task: Task, job_id: str) -> None:
 @app.task(name=DELIVER_TASK)
 def _deliver(delivery_id: str) -> None:
     process.courier.deliver_due()
+
+
+@app.task(name=BATCH_TASK)
+def _advance_batches(batch_id: str) -> None:
+    process.feeder.wake()
 
 
 @app.task(name=SWEEP_TASK, send_events=False)  # every few seconds: it would hide the jobs in Flower

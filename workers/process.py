@@ -18,6 +18,7 @@ from app.jobs.rescue import lose
 from app.jobs.transition import End, Lease
 from app.queues import GENERATE_PREFIX, Broker, generate_queue
 from workers.deliver import Courier
+from workers.feed import Feeder
 from workers.grace import Grace
 from workers.serving import Identity, Serving
 from workers.streams import Streams
@@ -43,6 +44,7 @@ class Process:
         self._losses: Group[Lease, None] = Group(self._lose)
         self.streams = Streams(broker)
         self.courier = Courier(settings, database)
+        self.feeder = Feeder(settings, database, broker)
 
     def serve(self, queues: list[str], worker: str) -> list[str]:
         """Load the model of each generation queue among ``queues``, with its adapters; the queues
@@ -148,6 +150,7 @@ class Process:
         for serving in self._all():
             serving.stop()
         self.streams.close()
+        self.feeder.stop()
         self.courier.stop()
 
 

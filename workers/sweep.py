@@ -8,7 +8,9 @@ from redis.exceptions import RedisError
 from sqlalchemy.orm import Session
 
 from app import catalog
+from app.batches.queries import INPUTS_IN_USE
 from app.errors import DatabaseUnavailable
+from app.files.storing import forget_files
 from app.jobs.ending import Ended
 from app.jobs.expire import expire_queued
 from app.jobs.forget import forget_keys
@@ -29,6 +31,8 @@ def sweep(process: Process) -> None:
         send_missing_messages,
         send_due_webhooks,
         forget_old_keys,
+        advance_batches,
+        forget_dead_files,
     ):
         try:
             part(process)
@@ -107,3 +111,17 @@ def forget_old_keys(process: Process) -> None:
     while more and time.monotonic() < until:
         with process.database.transaction() as session:
             more = forget_keys(session)
+
+
+def advance_batches(process: Process) -> None:
+    """Open batches whose message was lost, or whose worker died."""
+    process.feeder.wake()
+
+
+def forget_dead_files(process: Process) -> None:
+    """What broken uploads left, and files past their life."""
+    until = time.monotonic() + process.settings.sweep_seconds
+    more = True
+    while more and time.monotonic() < until:
+        with process.database.transaction() as session:
+            more = forget_files(session, in_use=INPUTS_IN_USE)

@@ -27,7 +27,7 @@ from app.api import (
     websockets,
 )
 from app.api.authentication import Authenticator
-from app.api.openai import chat, completions, responses
+from app.api.openai import batches, chat, completions, files, responses
 from app.api.openai import models as openai_models
 from app.api.operations import NATIVE
 from app.api.reading import Reader
@@ -54,7 +54,7 @@ _NATIVE_PARTS = (
     openapi,
     console,
 )
-_COMPATIBLE_PARTS = (chat, completions, responses, openai_models)
+_COMPATIBLE_PARTS = (chat, completions, responses, files, batches, openai_models)
 
 
 def create_app(settings: config.Settings | None = None) -> Flask:

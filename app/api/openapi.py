@@ -74,6 +74,7 @@ def document() -> dict[str, Any]:
 
 def _schemas() -> dict[str, Any]:
     bodies = {each.body for each in OPERATIONS.values() if each.body}
+    bodies |= {each.form for each in OPERATIONS.values() if each.form}
     answers = {each.answer for each in OPERATIONS.values() if each.answer}
     answers |= {Problem, ErrorEnvelope}
     _, definitions = models_json_schema(
@@ -99,6 +100,9 @@ def _operation(known: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
         described["parameters"] = parameters
     if known.body:
         described["requestBody"] = {"required": True, "content": _content(known.body)}
+    if known.form:
+        content = {"multipart/form-data": {"schema": _reference(known.form)}}
+        described["requestBody"] = {"required": True, "content": content}
     if known.public:
         described["security"] = []
     return described
@@ -134,6 +138,8 @@ def _answers(known: Operation) -> dict[str, Any]:
     content = _content(known.answer) if known.answer else {}
     if known.streams:
         content[sse.MEDIA_TYPE] = {"schema": {"type": "string"}}
+    if known.downloads:
+        content["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
     return content
 
 

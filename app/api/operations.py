@@ -34,6 +34,8 @@ class Operation:
     streams: bool
     status: int
     body: type[BaseModel] | None
+    form: type[BaseModel] | None
+    downloads: bool
     query: type[BaseModel] | None
     headers: Mapping[str, str]
     public: bool
@@ -59,6 +61,8 @@ def operation(
     streams: bool = False,
     status: int = 200,
     body: type[BaseModel] | None = None,
+    form: type[BaseModel] | None = None,
+    downloads: bool = False,
     query: type[BaseModel] | None = None,
     headers: Mapping[str, str] = _NO_HEADERS,
     public: bool = False,
@@ -68,7 +72,7 @@ def operation(
     """Register a view. It is called with ``principal`` unless public, ``body`` and ``query`` if
     declared, and the variables of the path. ``headers`` says what those do that it reads itself;
     ``also`` names other statuses with the same answer; ``streams``
-    says that it can be server-sent events.
+    says that it can be server-sent events. A ``form`` (multipart) is read by the view itself.
     """
 
     def register(view: View) -> View:
@@ -80,6 +84,8 @@ def operation(
             streams=streams,
             status=status,
             body=body,
+            form=form,
+            downloads=downloads,
             query=query,
             headers=headers,
             public=public,

@@ -32,3 +32,7 @@ class Price:
             usage.prompt_tokens * self.input_micros + usage.completion_tokens * self.output_micros
         )
         return -(-exact // _TOKENS_PER_PRICE)
+
+    def percent(self, share: int) -> "Price":
+        """So many hundredths of it; each rate is rounded up to the next micro."""
+        return Price(-(-self.input_micros * share // 100), -(-self.output_micros * share // 100))

@@ -2,6 +2,7 @@
 back from a worker that cannot.
 """
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from sqlalchemy import func, select, update
@@ -20,19 +21,30 @@ def cancel(session: Session, account_id: UUID, job_id: UUID, *, base_url: str) -
 
     Returns the end of a job that was still queued, else None. Raises JobNotFound.
     """
-    # Locked, so that no claim or rescue can change its status between the two updates below.
     owned_job(session, account_id, job_id, lock=True)
-    waiting = End(job_id=job_id, source=Status.QUEUED, target=Status.CANCELLED)
-    (ended,) = ending.end(session, [waiting], base_url=base_url)
-    if ended is not None:
-        return ended
+    return next(iter(cancel_all(session, [job_id], base_url=base_url)), None)
+
+
+def cancel_all(session: Session, job_ids: Sequence[UUID], *, base_url: str) -> list[Ended]:
+    """Cancel jobs, whoever owns them; returns the ends of those that were still queued."""
+    # Locked, so that no claim or rescue can change a status between the two updates below.
+    these = select(Job.id).where(Job.id.in_(job_ids)).order_by(Job.id)
+    session.execute(these.with_for_update())
+    waiting = [
+        End(job_id=job_id, source=Status.QUEUED, target=Status.CANCELLED) for job_id in job_ids
+    ]
+    ended = ending.end(session, waiting, base_url=base_url)
     session.execute(
         update(Job)
-        .where(Job.id == job_id, Job.status == Status.RUNNING, Job.cancel_requested_at.is_(None))
+        .where(
+            Job.id.in_(job_ids),
+            Job.status == Status.RUNNING,
+            Job.cancel_requested_at.is_(None),
+        )
         .values(cancel_requested_at=func.now())
         .execution_options(synchronize_session=False)
     )
-    return None
+    return [each for each in ended if each is not None]
 
 
 def cancel_queued(

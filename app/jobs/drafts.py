@@ -22,8 +22,10 @@ def draft(
     body: JobBody,
     request_id: str,
     idempotency: Idempotency | None,
+    of_a_batch: bool = False,
 ) -> Draft:
-    """Check what only the catalog, the tokenizer and the resolver know, and put a job together.
+    """Check what only the catalog, the tokenizer and the resolver know, and put a job together;
+    ``of_a_batch`` is the price.
 
     Raises UnknownModel, ContextLengthExceeded, WebhookURLRefused or InvalidRequest.
     """
@@ -38,13 +40,16 @@ def draft(
         messages=messages,
     )
     max_tokens = _max_tokens(model, body.max_tokens, counted)
+    price = Price(model.input_price_micros, model.output_price_micros)
+    if of_a_batch:
+        price = price.percent(model.batch_price_percent)
     return Draft(
         account_id=account_id,
         kind=kind,
         model=body.model,
         version=model.version,
-        price=Price(model.input_price_micros, model.output_price_micros),
-        at_most=_at_most(model, counted.tokens, max_tokens),
+        price=price,
+        at_most=_at_most(model, price, prompt_tokens=counted.tokens, max_tokens=max_tokens),
         parameters={"max_tokens": max_tokens, **body.parameters()},
         prompt=prompt,
         messages=messages,
@@ -84,9 +89,8 @@ def _max_tokens(model: Model, wanted: int | None, prompt: Count) -> int:
     return min(model.default_max_tokens, room) if prompt.exact else model.default_max_tokens
 
 
-def _at_most(model: Model, prompt_tokens: int, max_tokens: int) -> Usage:
+def _at_most(model: Model, price: Price, *, prompt_tokens: int, max_tokens: int) -> Usage:
     """The dearest use that fits into the context; matters where the count is only a bound."""
-    price = Price(model.input_price_micros, model.output_price_micros)
     read = min(prompt_tokens, model.context_length - 1)
     written = min(max_tokens, model.context_length - 1)
     long_prompt = Usage(read, min(written, model.context_length - read))

@@ -22,6 +22,15 @@ _CODES: dict[type[GPTQueueError], str] = {
     errors.MissingCredential: "invalid_api_key",
     errors.InsufficientCredit: "insufficient_quota",
 }
+_PARAMS: dict[type[GPTQueueError], str] = {
+    errors.UnknownModel: "model",
+    errors.ContextLengthExceeded: "messages",
+    errors.WebhookURLRefused: "webhook_url",
+    errors.FileNotFound: "file_id",
+    errors.FileInUse: "file_id",
+    errors.BatchNotFound: "batch_id",
+    errors.BatchEnded: "batch_id",
+}
 _TYPES = {
     401: "authentication_error",
     404: "not_found_error",
@@ -74,10 +83,4 @@ def _param(error: GPTQueueError) -> str | None:
     if isinstance(wrong, list) and wrong:
         field = str(wrong[0]["field"])
         return None if field == "body" else field
-    if isinstance(error, errors.UnknownModel):
-        return "model"
-    if isinstance(error, errors.ContextLengthExceeded):
-        return "messages"
-    if isinstance(error, errors.WebhookURLRefused):
-        return "webhook_url"
-    return None
+    return _PARAMS.get(type(error))

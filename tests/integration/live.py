@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from flask import Flask
+from redis import Redis
 from werkzeug.serving import make_server
 
+from app.queues import MAINTENANCE
 from workers.generate import generate
 from workers.process import Process
 
@@ -46,3 +48,24 @@ def working(process: Process, queue: str = "generate.fake") -> Iterator[None]:
         process.close()
         for each in threads:
             each.join()
+
+
+@contextmanager
+def maintaining(process: Process) -> Iterator[None]:
+    """A maintenance worker that batches are looked after by when a message says so."""
+    stopping = threading.Event()
+
+    def look() -> None:
+        with Redis.from_url(process.settings.redis_url) as redis:
+            while not stopping.wait(0.02):
+                if redis.rpop(MAINTENANCE):
+                    process.feeder.wake()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        thread.join()
+        process.feeder.stop()

@@ -42,9 +42,14 @@ ALLOWED = {
     "accounts": BASE | {"billing", "webhooks"},
     "validation": {"errors"},
     "jobs": BASE | FEATURES,
-    "openai": BASE | {"jobs", "validation"},
-    "schema": {"db", "jobs", "billing", "webhooks", "accounts", "fleet"},
-    "api": BASE | FEATURES | JOBS | {"logs", "errortracking", "schema", "group", "hearing"},
+    "files": BASE,
+    "openai": BASE | {"jobs", "files", "validation"},
+    "batches": BASE | FEATURES | JOBS | {"files"},
+    "schema": {"db", "jobs", "files", "batches", "billing", "webhooks", "accounts", "fleet"},
+    "api": BASE
+    | FEATURES
+    | JOBS
+    | {"files", "batches", "logs", "errortracking", "schema", "group", "hearing"},
     "cli": BASE | FEATURES | {"jobs", "schema"},
 }
 

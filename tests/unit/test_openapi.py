@@ -59,6 +59,29 @@ CODES: dict[tuple[str, str], set[str]] = {
     ("get", "/v1/responses/{response}"): {"response_not_found", "invalid_request", *CALL_KEY},
     ("post", "/v1/responses/{response}/cancel"): {"response_not_found", *CALL_KEY},
     ("delete", "/v1/responses/{response}"): {"response_not_found", "job_still_runs", *CALL_KEY},
+    ("post", "/v1/files"): {
+        "malformed_request",
+        "body_too_large",
+        "not_multipart",
+        "invalid_request",
+        *CALL_KEY,
+    },
+    ("get", "/v1/files"): {"invalid_request", *CALL_KEY},
+    ("get", "/v1/files/{file}"): {"file_not_found", *CALL_KEY},
+    ("get", "/v1/files/{file}/content"): {"file_not_found", *CALL_KEY},
+    ("delete", "/v1/files/{file}"): {"file_not_found", "file_in_use", *CALL_KEY},
+    ("post", "/v1/batches"): {
+        "malformed_request",
+        "invalid_json",
+        "body_too_large",
+        "not_json",
+        "invalid_request",
+        "idempotency_key_reused",
+        *CALL_KEY,
+    },
+    ("get", "/v1/batches"): {"invalid_request", *CALL_KEY},
+    ("get", "/v1/batches/{batch}"): {"batch_not_found", *CALL_KEY},
+    ("post", "/v1/batches/{batch}/cancel"): {"batch_not_found", "batch_ended", *CALL_KEY},
     ("get", "/v1/models"): CALL_KEY,
     ("get", "/v1/models/{name}"): {"model_not_found", *CALL_KEY},
     ("get", "/api/v1/jobs/{job_id}/events"): {"job_not_found", *KEY},
@@ -121,7 +144,7 @@ CODES: dict[tuple[str, str], set[str]] = {
     ("get", "/api/v1/docs"): set(),
     ("get", "/api/v1/docs/{name}"): {"route_not_found"},
 }
-NO_JSON = ("/metrics", "/openapi.json", "/events", "/ws", "/docs", "/docs/{name}")
+NO_JSON = ("/metrics", "/openapi.json", "/events", "/content", "/ws", "/docs", "/docs/{name}")
 # No route's own: an address that is none, and what a worker says of a job.
 ELSEWHERE = {
     "method_not_allowed",

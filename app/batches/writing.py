@@ -1,0 +1,153 @@
+"""finalizing -> completed, expired or cancelled: output and errors, in the order of the input."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.batches.feeding import answer_of
+from app.batches.requests import call_of, request_id
+from app.batches.tables import Batch, BatchLine, State
+from app.config import Settings
+from app.errors import GPTQueueError
+from app.files import storing
+from app.files.reading import Reader
+from app.files.tables import Purpose
+from app.jobs import queries
+from app.jobs.document import JobDocument
+from app.jobs.queries import Owned
+from app.openai import answers
+from app.openai.batches import batch_id, output_line
+from app.openai.bodies import ChatCompletionBody
+from app.openai.jobs import raise_failure
+
+GROUP_LINES = 100  # with all their log-probabilities, if they were asked for
+
+_UNDONE = {
+    State.EXPIRED: ("batch_expired", "This request was not done within the completion window."),
+    State.CANCELLED: ("batch_cancelled", "The batch was cancelled before this request was done."),
+}
+
+
+def write(session: Session, batch: Batch, *, now: datetime, settings: Settings) -> None:
+    """Write what became of the next lines; the batch has ended when there are none left."""
+    query = select(BatchLine).where(
+        BatchLine.batch_id == batch.id, BatchLine.number > batch.written_lines
+    )
+    lines = session.scalars(query.order_by(BatchLine.number).limit(GROUP_LINES)).all()
+    if not lines:
+        _end(session, batch, now)
+        return
+    jobs = _jobs(session, lines, settings)
+    reader = Reader(session, batch.input_file_id, longest_line=settings.max_body_bytes)
+    output, errors = [], []
+    for line in lines:
+        job = jobs.get(line.job_id) if line.job_id else None
+        if job is not None and job.status == "succeeded":
+            output.append(_said(batch, line, _answer(batch, line, job, reader)))
+        else:
+            errors.append(_failed(batch, line, job))
+    batch.output_file_id = _append(session, batch, batch.output_file_id, "output", output)
+    batch.error_file_id = _append(session, batch, batch.error_file_id, "errors", errors)
+    batch.written_lines = lines[-1].number
+
+
+def _jobs(
+    session: Session, lines: Sequence[BatchLine], settings: Settings
+) -> Mapping[UUID, JobDocument]:
+    wanted = [Owned(line.account_id, line.job_id) for line in lines if line.job_id is not None]
+    found = queries.read(
+        session, wanted, base_url=settings.public_url, fresh_seconds=settings.lease_seconds
+    )
+    return {job.id: job for job in found if isinstance(job, JobDocument)}
+
+
+def _answer(batch: Batch, line: BatchLine, job: JobDocument, reader: Reader) -> dict[str, Any]:
+    """What a call of its own would have been answered."""
+    top = 0
+    if job.output is not None and job.output.logprobs is not None:
+        # How many of the likeliest tokens are shown is nowhere but in the input.
+        asked = call_of(batch, reader.read(line.first_byte, line.bytes))
+        top = asked.top_logprobs if isinstance(asked, ChatCompletionBody) else asked.logprobs or 0
+    make = answers.chat_completion if job.kind == "chat" else answers.completion
+    return {
+        "status_code": 200,
+        "request_id": request_id(batch, line),
+        "body": make([job], top=top).model_dump(),
+    }
+
+
+def _failed(batch: Batch, line: BatchLine, job: JobDocument | None) -> dict[str, Any]:
+    if line.error is not None:
+        return _said(batch, line, line.error)
+    status = None if job is None else job.status
+    if status == "expired":
+        return _undone(batch, line, State.EXPIRED)
+    if job is None or (status == "cancelled" and batch.ending == State.CANCELLED):
+        return _undone(batch, line, State(batch.ending or ""))
+    try:
+        raise_failure(job)
+    except GPTQueueError as error:
+        return _said(batch, line, answer_of(error, request_id=request_id(batch, line)))
+    raise AssertionError(f"the job {job.id} has not failed")
+
+
+def _said(batch: Batch, line: BatchLine, response: dict[str, Any]) -> dict[str, Any]:
+    return output_line(
+        line_id=_line_id(batch, line), custom_id=line.custom_id, response=response, error=None
+    )
+
+
+def _undone(batch: Batch, line: BatchLine, why: State) -> dict[str, Any]:
+    code, message = _UNDONE[why]
+    return output_line(
+        line_id=_line_id(batch, line),
+        custom_id=line.custom_id,
+        response=None,
+        error={"code": code, "message": message},
+    )
+
+
+def _line_id(batch: Batch, line: BatchLine) -> str:
+    return f"batch_req_{batch.id.hex}_{line.number}"
+
+
+def _append(
+    session: Session,
+    batch: Batch,
+    unique: UUID | None,
+    name: str,
+    lines: Sequence[dict[str, Any]],
+) -> UUID | None:
+    """Add lines to the file, which is made for the first of them."""
+    if not lines:
+        return unique
+    if unique is None:
+        unique = storing.begin_file(
+            session, batch.account_id, Purpose.BATCH_OUTPUT, filename=_filename(batch, name)
+        )
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    storing.append(session, unique, text.encode())
+    return unique
+
+
+def _end(session: Session, batch: Batch, now: datetime) -> None:
+    for unique, name in ((batch.output_file_id, "output"), (batch.error_file_id, "errors")):
+        if unique is not None:
+            storing.complete(
+                session,
+                unique,
+                filename=_filename(batch, name),
+                expires_after_seconds=batch.output_expires_seconds,
+            )
+    assert batch.ending is not None
+    batch.state = batch.ending
+    setattr(batch, f"{batch.ending}_at", now)
+
+
+def _filename(batch: Batch, name: str) -> str:
+    return f"{batch_id(batch.id)}_{name}.jsonl"
