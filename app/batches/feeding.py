@@ -39,11 +39,10 @@ def feed(
     session: Session, batch: Batch, *, now: datetime, catalog: Catalog, settings: Settings
 ) -> Fed:
     """Make jobs of the next lines. Those that the credit does not cover are left for later."""
-    limit = min(GROUP_LINES, MOST_RUNNING - batch.running)
     reader = Reader(session, batch.input_file_id, longest_line=settings.max_body_bytes)
     drafts: dict[int, Draft] = {}
     outcomes: list[dict[str, Any]] = []
-    for line, text in _texts(reader, _next(session, batch, limit)):
+    for line, text in _texts(reader, _next(session, batch)):
         try:
             drafts[line.number] = draft_of(
                 batch, line, text, now=now, catalog=catalog, settings=settings
@@ -57,11 +56,11 @@ def feed(
     return _note(session, batch, outcomes, jobs)
 
 
-def _next(session: Session, batch: Batch, limit: int) -> Sequence[BatchLine]:
+def _next(session: Session, batch: Batch) -> Sequence[BatchLine]:
     waiting = select(BatchLine).where(
         BatchLine.batch_id == batch.id, BatchLine.state == LineState.WAITING
     )
-    return session.scalars(waiting.order_by(BatchLine.number).limit(limit)).all()
+    return session.scalars(waiting.order_by(BatchLine.number).limit(GROUP_LINES)).all()
 
 
 def _texts(reader: Reader, lines: Sequence[BatchLine]) -> Iterator[tuple[BatchLine, bytes]]:

@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from app.batches.feeding import MOST_RUNNING, feed
+from app.batches.feeding import GROUP_LINES, MOST_RUNNING, feed
 from app.batches.harvesting import cancel_some, harvest, has_expired_jobs
 from app.batches.tables import OPEN, Batch, State
 from app.batches.validating import validate
@@ -93,14 +93,21 @@ def _go_on(session: Session, batch: Batch, step: Step, *, now: datetime, offer: 
     late = now >= batch.expires_at
     if batch.state == State.CANCELLING:
         step.ended = cancel_some(session, batch, base_url=offer.settings.public_url)
-    elif batch.waiting and batch.running < MOST_RUNNING and not late:
+    elif _has_room(batch) and not late:
         fed = feed(session, batch, now=now, catalog=offer.catalog, settings=offer.settings)
         step.jobs = fed.jobs
         if fed.jobs or fed.refused:
             return 0
+    if write(session, batch, now=now, settings=offer.settings):
+        return 0
     if harvested or step.ended:
         return _FIRST_PAUSE_MS
     return min(max(_FIRST_PAUSE_MS, 2 * batch.pause_ms), _LONGEST_PAUSE_MS)
+
+
+def _has_room(batch: Batch) -> bool:
+    """Whether a whole group may become jobs: many small ones would cost more."""
+    return batch.waiting > 0 and batch.running <= MOST_RUNNING - GROUP_LINES
 
 
 def _is_done(session: Session, batch: Batch, now: datetime) -> bool:

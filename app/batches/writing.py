@@ -1,7 +1,7 @@
-"""finalizing -> completed, expired or cancelled: output and errors, in the order of the input."""
+"""Output and errors, in the order of the input; and -> completed, expired or cancelled."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.batches.feeding import answer_of
 from app.batches.requests import call_of, request_id
-from app.batches.tables import Batch, BatchLine, State
+from app.batches.tables import Batch, BatchLine, LineState, State
 from app.config import Settings
 from app.errors import GPTQueueError
 from app.files import storing
@@ -19,13 +19,12 @@ from app.files.reading import Reader
 from app.files.tables import Purpose
 from app.jobs import queries
 from app.jobs.document import JobDocument
-from app.jobs.queries import Owned
 from app.openai import answers
 from app.openai.batches import batch_id, output_line
 from app.openai.bodies import ChatCompletionBody
 from app.openai.jobs import raise_failure
 
-GROUP_LINES = 100  # with all their log-probabilities, if they were asked for
+GROUP_LINES = 200  # with all their log-probabilities, if they were asked for
 
 _UNDONE = {
     State.EXPIRED: ("batch_expired", "This request was not done within the completion window."),
@@ -33,16 +32,21 @@ _UNDONE = {
 }
 
 
-def write(session: Session, batch: Batch, *, now: datetime, settings: Settings) -> None:
-    """Write what became of the next lines; the batch has ended when there are none left."""
+def write(session: Session, batch: Batch, *, now: datetime, settings: Settings) -> bool:
+    """Write what became of the next lines; whether there was anything to do. While others of the
+    batch still run, whole groups are written; then the rest, and the batch has ended.
+    """
     query = select(BatchLine).where(
         BatchLine.batch_id == batch.id, BatchLine.number > batch.written_lines
     )
     lines = session.scalars(query.order_by(BatchLine.number).limit(GROUP_LINES)).all()
+    if batch.ending is None and (len(lines) < GROUP_LINES or any(map(_is_open, lines))):
+        return False
     if not lines:
         _end(session, batch, now)
-        return
-    jobs = _jobs(session, lines, settings)
+        return True
+    ids = [line.job_id for line in lines if line.job_id is not None]
+    jobs = queries.results(session, ids, base_url=settings.public_url)
     reader = Reader(session, batch.input_file_id, longest_line=settings.max_body_bytes)
     output, errors = [], []
     for line in lines:
@@ -54,16 +58,11 @@ def write(session: Session, batch: Batch, *, now: datetime, settings: Settings) 
     batch.output_file_id = _append(session, batch, batch.output_file_id, "output", output)
     batch.error_file_id = _append(session, batch, batch.error_file_id, "errors", errors)
     batch.written_lines = lines[-1].number
+    return True
 
 
-def _jobs(
-    session: Session, lines: Sequence[BatchLine], settings: Settings
-) -> Mapping[UUID, JobDocument]:
-    wanted = [Owned(line.account_id, line.job_id) for line in lines if line.job_id is not None]
-    found = queries.read(
-        session, wanted, base_url=settings.public_url, fresh_seconds=settings.lease_seconds
-    )
-    return {job.id: job for job in found if isinstance(job, JobDocument)}
+def _is_open(line: BatchLine) -> bool:
+    return line.state in (LineState.WAITING, LineState.RUNNING)
 
 
 def _answer(batch: Batch, line: BatchLine, job: JobDocument, reader: Reader) -> dict[str, Any]:
@@ -87,7 +86,9 @@ def _failed(batch: Batch, line: BatchLine, job: JobDocument | None) -> dict[str,
     status = None if job is None else job.status
     if status == "expired":
         return _undone(batch, line, State.EXPIRED)
-    if job is None or (status == "cancelled" and batch.ending == State.CANCELLED):
+    if status == "cancelled" and batch.cancelling_at is not None:
+        return _undone(batch, line, State.CANCELLED)
+    if job is None:
         return _undone(batch, line, State(batch.ending or ""))
     try:
         raise_failure(job)

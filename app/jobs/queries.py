@@ -82,6 +82,22 @@ def read(
     return [documents[each.job_id] if each in jobs else JobNotFound() for each in wanted]
 
 
+def results(
+    session: Session, job_ids: Collection[UUID], *, base_url: str
+) -> dict[UUID, JobDocument]:
+    """What became of jobs, whoever owns them; without their attempts and webhooks."""
+    ids = {"jobs": list(job_ids)}
+    jobs = session.scalars(_JOBS, ids).all()
+    outputs = _outputs(session, jobs)
+    charges = {charge.job_id: charge for charge in session.scalars(_CHARGES, ids)}
+    return {
+        job.id: render(
+            job, charges[job.id], base_url=base_url, attempts=[], output=outputs.get(job.id)
+        )
+        for job in jobs
+    }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
     """Which jobs to list: newest first, those older than ``after``, ``limit`` at most."""

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from scripts.arguments import count, positive
 from scripts.benching import (
+    batches,
     clients,
     figures,
     growth,
@@ -37,6 +38,7 @@ BENCHES = {
     "recovery": recovery,
     "webhooks": webhooks,
     "clients": clients,
+    "batches": batches,
     "engine": engine,
 }
 

@@ -19,6 +19,7 @@ COMPARED = {
     },
     "waiting": set(),
     "memory": {"api_rss"},
+    "batches": {"batch_rate", "batch_api_rss", "batch_delivery_rss"},
     "webhooks": {"webhook_p50_beside_hanging", "webhook_p95_beside_hanging"},
 }
 ALONE = {
@@ -42,6 +43,7 @@ ENGINE |= {"engine_first_token_p50", "engine_first_token_p99", "engine_loop_512"
         ("waiting", ["--seconds", "1", "--rounds", "1", "--connections", "4"]),
         ("memory", ["--minutes", "0.1", "--connections", "4"]),
         ("webhooks", ["--seconds", "1", "--rounds", "1"]),
+        ("batches", ["--lines", "300", "--rounds", "1"]),
     ],
 )
 def test_a_benchmark_prints_one_line_of_figures(name: str, quickly: list[str]) -> None:
