@@ -64,10 +64,7 @@ def draft_of(
     asked = call_of(batch, text)
     _check(asked)
     seconds_left = int((batch.expires_at - now).total_seconds())
-    try:
-        kind, body = _job(asked)
-    except ValidationError as error:
-        raise refusal(error, type(asked)) from None
+    kind, body = _job(asked)
     return draft(
         catalog,
         settings,

@@ -11,8 +11,10 @@ from redis import Redis
 
 from app.config import Settings
 from app.queues import (
+    BATCH_TASK,
     DELIVER_TASK,
     GENERATE_TASK,
+    MAINTENANCE,
     WEBHOOKS,
     Broker,
     generate_queue,
@@ -49,7 +51,12 @@ def _comparable(message: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("task", "queue"), [(GENERATE_TASK, generate_queue("fake")), (DELIVER_TASK, WEBHOOKS)]
+    ("task", "queue"),
+    [
+        (GENERATE_TASK, generate_queue("fake")),
+        (DELIVER_TASK, WEBHOOKS),
+        (BATCH_TASK, MAINTENANCE),
+    ],
 )
 def test_our_messages_equal_what_celery_sends_for_the_same_task(
     task: str, queue: str, settings: Settings, take: Take
@@ -61,8 +68,10 @@ def test_our_messages_equal_what_celery_sends_for_the_same_task(
     broker = Broker(settings)
     if task == GENERATE_TASK:
         broker.enqueue_jobs([("fake", row_id)])
-    else:
+    elif task == DELIVER_TASK:
         broker.enqueue_delivery(row_id)
+    else:
+        broker.enqueue_batch(row_id)
     ours = take(queue)
     assert _comparable(ours) == _comparable(theirs)
     assert ours["headers"].keys() == theirs["headers"].keys()

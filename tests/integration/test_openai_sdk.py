@@ -181,6 +181,7 @@ def test_log_probabilities_have_both_forms(sdk: OpenAI) -> None:
         ({"extra_body": {"tempreature": 1}}, "tempreature"),
         ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages.0.role"),
         ({"messages": []}, "messages"),
+        ({"user": "u", "metadata": {str(n): "" for n in range(16)}}, "metadata"),
         ({"max_tokens": 500}, "messages"),
         ({"stream_options": {"include_usage": True}}, None),
         ({"model": "gpt-9"}, "model"),

@@ -82,3 +82,11 @@ def test_an_adapter_without_a_base_that_can_serve_it_is_an_error_that_names_the_
     with pytest.raises(ValueError, match="catalog") as error:
         load(tmp_path, *entries)
     assert reason in str(error.value)
+
+
+def test_batches_cost_half_unless_a_model_says_otherwise(tmp_path: Path) -> None:
+    assert load(tmp_path, entry("a")).models["a"].batch_price_percent == 50
+    for wrong in ("-1", "101", "0.5", '"50"'):
+        text = entry("a").replace("version =", f"batch_price_percent = {wrong}\nversion =", 1)
+        with pytest.raises(ValueError, match="batch_price_percent"):
+            load(tmp_path, text)

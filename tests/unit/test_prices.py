@@ -46,3 +46,15 @@ def test_using_less_never_costs_more(
 ) -> None:
     more = Usage(less.prompt_tokens + unread, less.completion_tokens + unwritten)
     assert price.of(less) <= price.of(more)
+
+
+@given(st.builds(Price, MICROS, MICROS), st.integers(0, 100))
+def test_a_share_of_a_price_is_rounded_up_to_the_next_micro(price: Price, share: int) -> None:
+    found = price.percent(share)
+    for part, whole in (
+        (found.input_micros, price.input_micros),
+        (found.output_micros, price.output_micros),
+    ):
+        assert type(part) is int
+        assert Fraction(whole * share, 100) <= part < Fraction(whole * share, 100) + 1
+    assert price.percent(100) == price
