@@ -186,6 +186,21 @@ def test_a_cancelled_batch_keeps_what_was_done(
     assert sdk.batches.cancel(batch.id).status == "cancelled"
 
 
+def test_jobs_of_a_cancelled_batch_that_no_worker_has_are_cancelled(
+    sdk: OpenAI, process: Process, database: Database, customer: Customer
+) -> None:
+    batch = created(sdk, LINES)
+    while not sdk.batches.retrieve(batch.id).request_counts.failed:  # type: ignore[union-attr]
+        process.feeder.step()
+    sdk.batches.cancel(batch.id)
+    done = run(process.feeder, sdk, batch)
+    assert (done.status, check(sdk, done, database, customer)) == ("cancelled", [])
+    codes = [each["error"]["code"] for each in read(sdk, done.error_file_id) if each["error"]]
+    assert codes == ["batch_cancelled"] * 19
+    with database.transaction() as session:
+        assert set(session.scalars(select(Job.status))) == {"cancelled"}
+
+
 def test_a_batch_is_cancelled_before_it_was_read(
     sdk: OpenAI, process: Process, database: Database, customer: Customer
 ) -> None:
