@@ -23,6 +23,7 @@ from app.queues import Broker
 log = structlog.get_logger(__name__)
 
 _LONGEST_WAIT_SECONDS = 1.0
+_AFTER_A_FAULT_SECONDS, _AFTER_AN_OUTAGE_SECONDS = 30.0, 2.0
 _SHORTEST_WAIT_SECONDS = 0.05  # where what is due is in other hands
 
 
@@ -69,17 +70,24 @@ class Feeder:
                 if batch_id is None:
                     return steps.seconds_until_due(session)
                 done = steps.advance(session, batch_id, self._offer)
-        except DatabaseUnavailable:
-            raise
-        except Exception:
+        except Exception as error:
             if batch_id is None:
                 raise
-            log.exception("batch_step_failed", batch_id=str(batch_id))
-            with self._database.transaction() as session:
-                steps.postpone(session, batch_id)
+            self._postpone(batch_id, error)
             return 0.0
         self._tell(done)
         return 0.0
+
+    def _postpone(self, batch_id: UUID, error: Exception) -> None:
+        """Let the other batches go first; raises DatabaseUnavailable."""
+        seconds = _AFTER_A_FAULT_SECONDS
+        if isinstance(error, DatabaseUnavailable):
+            log.warning("batch_step_missed", batch_id=str(batch_id))
+            seconds = _AFTER_AN_OUTAGE_SECONDS
+        else:
+            log.error("batch_step_failed", batch_id=str(batch_id), exc_info=error)
+        with self._database.transaction() as session:
+            steps.postpone(session, batch_id, seconds)
 
     def _tell(self, done: Step) -> None:
         """After the commit; what is lost here, the sweep sends again."""

@@ -19,7 +19,6 @@ from app.config import Settings
 from app.jobs.ending import Ended
 
 _FIRST_PAUSE_MS, _LONGEST_PAUSE_MS = 100, 3200
-_AFTER_A_FAULT = timedelta(seconds=30)
 _IS_OPEN = Batch.state.in_([state.value for state in OPEN])
 
 
@@ -75,12 +74,12 @@ def advance(session: Session, batch_id: UUID, offer: Offer) -> Step:
     return step
 
 
-def postpone(session: Session, batch_id: UUID) -> None:
-    """A step failed for a reason that nobody foresaw: let the other batches go first."""
+def postpone(session: Session, batch_id: UUID, seconds: float) -> None:
+    """Its step failed: let the other batches go first."""
     session.execute(
         update(Batch)
         .where(Batch.id == batch_id, _IS_OPEN)
-        .values(look_at=func.now() + _AFTER_A_FAULT)
+        .values(look_at=func.now() + timedelta(seconds=seconds))
         .execution_options(synchronize_session=False)
     )
 

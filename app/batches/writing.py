@@ -19,12 +19,14 @@ from app.files.reading import Reader
 from app.files.tables import Purpose
 from app.jobs import queries
 from app.jobs.document import JobDocument
+from app.jobs.queries import Result
 from app.openai import answers
 from app.openai.batches import batch_id, output_line
 from app.openai.bodies import ChatCompletionBody
 from app.openai.jobs import raise_failure
 
-GROUP_LINES = 200  # with all their log-probabilities, if they were asked for
+GROUP_LINES = 200
+GROUP_BYTES = 1 << 20
 
 _UNDONE = {
     State.EXPIRED: ("batch_expired", "This request was not done within the completion window."),
@@ -47,17 +49,23 @@ def write(session: Session, batch: Batch, *, now: datetime, settings: Settings) 
         return True
     ids = [line.job_id for line in lines if line.job_id is not None]
     jobs = queries.results(session, ids, base_url=settings.public_url)
-    reader = Reader(session, batch.input_file_id, longest_line=settings.max_body_bytes)
+    writer = _Writer(session, batch, settings)
     output, errors = [], []
+    size = 0
     for line in lines:
-        job = jobs.get(line.job_id) if line.job_id else None
-        if job is not None and job.status == "succeeded":
-            output.append(_said(batch, line, _answer(batch, line, job, reader)))
+        found = jobs.get(line.job_id) if line.job_id else None
+        if found is not None and found.document.status == "succeeded":
+            text = _as_text(_said(batch, line, writer.answer(line, found)))
+            output.append(text)
         else:
-            errors.append(_failed(batch, line, job))
+            text = _as_text(_failed(batch, line, found.document if found else None))
+            errors.append(text)
+        batch.written_lines = line.number
+        size += len(text)
+        if size > GROUP_BYTES:
+            break
     batch.output_file_id = _append(session, batch, batch.output_file_id, "output", output)
     batch.error_file_id = _append(session, batch, batch.error_file_id, "errors", errors)
-    batch.written_lines = lines[-1].number
     return True
 
 
@@ -65,19 +73,41 @@ def _is_open(line: BatchLine) -> bool:
     return line.state in (LineState.WAITING, LineState.RUNNING)
 
 
-def _answer(batch: Batch, line: BatchLine, job: JobDocument, reader: Reader) -> dict[str, Any]:
-    """What a call of its own would have been answered."""
-    top = 0
-    if job.output is not None and job.output.logprobs is not None:
-        # How many of the likeliest tokens are shown is nowhere but in the input.
-        asked = call_of(batch, reader.read(line.first_byte, line.bytes))
-        top = asked.top_logprobs if isinstance(asked, ChatCompletionBody) else asked.logprobs or 0
-    make = answers.chat_completion if job.kind == "chat" else answers.completion
-    return {
-        "status_code": 200,
-        "request_id": request_id(batch, line),
-        "body": make([job], top=top).model_dump(),
-    }
+def _as_text(line: dict[str, Any]) -> str:
+    return json.dumps(line, ensure_ascii=False) + "\n"
+
+
+class _Writer:
+    """What calls of their own would have been answered, with what is needed to know it."""
+
+    def __init__(self, session: Session, batch: Batch, settings: Settings) -> None:
+        self._session = session
+        self._batch = batch
+        self._base_url = settings.public_url
+        longest = settings.max_body_bytes
+        self._reader = Reader(session, batch.input_file_id, longest_line=longest)
+
+    def answer(self, line: BatchLine, found: Result) -> dict[str, Any]:
+        """The answer to a line whose job succeeded."""
+        job, top = found.document, 0
+        if found.lacks_logprobs:
+            # One by one, as those of a group would be many megabytes.
+            job, top = self._with_logprobs(job.id), self._top(line)
+        make = answers.chat_completion if job.kind == "chat" else answers.completion
+        return {
+            "status_code": 200,
+            "request_id": request_id(self._batch, line),
+            "body": make([job], top=top).model_dump(),
+        }
+
+    def _with_logprobs(self, job_id: UUID) -> JobDocument:
+        found = queries.results(self._session, [job_id], base_url=self._base_url, logprobs=True)
+        return found[job_id].document
+
+    def _top(self, line: BatchLine) -> int:
+        """How many of the likeliest tokens are shown; that is nowhere but in the input."""
+        asked = call_of(self._batch, self._reader.read(line.first_byte, line.bytes))
+        return asked.top_logprobs if isinstance(asked, ChatCompletionBody) else asked.logprobs or 0
 
 
 def _failed(batch: Batch, line: BatchLine, job: JobDocument | None) -> dict[str, Any]:
@@ -122,7 +152,7 @@ def _append(
     batch: Batch,
     unique: UUID | None,
     name: str,
-    lines: Sequence[dict[str, Any]],
+    lines: Sequence[str],
 ) -> UUID | None:
     """Add lines to the file, which is made for the first of them."""
     if not lines:
@@ -131,8 +161,7 @@ def _append(
         unique = storing.begin_file(
             session, batch.account_id, Purpose.BATCH_OUTPUT, filename=_filename(batch, name)
         )
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    storing.append(session, unique, text.encode())
+    storing.append(session, unique, "".join(lines).encode())
     return unique
 
 

@@ -82,17 +82,27 @@ def read(
     return [documents[each.job_id] if each in jobs else JobNotFound() for each in wanted]
 
 
+class Result(NamedTuple):
+    """What became of a job; whether there are log-probabilities, and they were not read."""
+
+    document: JobDocument
+    lacks_logprobs: bool
+
+
 def results(
-    session: Session, job_ids: Collection[UUID], *, base_url: str
-) -> dict[UUID, JobDocument]:
+    session: Session, job_ids: Collection[UUID], *, base_url: str, logprobs: bool = False
+) -> dict[UUID, Result]:
     """What became of jobs, whoever owns them; without their attempts and webhooks."""
     ids = {"jobs": list(job_ids)}
     jobs = session.scalars(_JOBS, ids).all()
-    outputs = _outputs(session, jobs)
+    outputs = _outputs(session, jobs) if logprobs else _texts(session, jobs)
     charges = {charge.job_id: charge for charge in session.scalars(_CHARGES, ids)}
     return {
-        job.id: render(
-            job, charges[job.id], base_url=base_url, attempts=[], output=outputs.get(job.id)
+        job.id: Result(
+            render(
+                job, charges[job.id], base_url=base_url, attempts=[], output=outputs.get(job.id)
+            ),
+            lacks_logprobs=not logprobs and bool(job.parameters.get("logprobs")),
         )
         for job in jobs
     }

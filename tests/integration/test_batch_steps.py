@@ -54,6 +54,7 @@ def sdk(api: Flask, customer: Customer) -> Iterator[OpenAI]:
 @pytest.fixture(autouse=True)
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many steps for few lines."""
+    monkeypatch.setattr(writing, "GROUP_BYTES", 2000)
     for part in (validating, feeding, writing):
         monkeypatch.setattr(part, "GROUP_LINES", 3)
 
@@ -212,6 +213,17 @@ def test_a_batch_is_cancelled_before_it_was_read(
     assert check(sdk, done, database, customer) == []
     assert done.request_counts is not None
     assert done.request_counts.total == 3
+
+
+def test_a_file_with_too_many_lines_is_no_batch(
+    sdk: OpenAI, process: Process, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validating, "MOST_LINES", 20)
+    process.feeder.step()
+    assert run(process.feeder, sdk, created(sdk, [*LINES, line("more")])).status == "failed"
+    with database.transaction() as session:
+        assert session.scalar(select(func.count()).select_from(BatchLine)) == 0
+        assert session.scalar(select(func.count()).select_from(Job)) == 0
 
 
 def test_a_batch_that_has_ended_cannot_be_cancelled(sdk: OpenAI, process: Process) -> None:
