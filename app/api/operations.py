@@ -7,6 +7,7 @@ becomes the OpenAPI document; so the two cannot differ. Written by hand because 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any
@@ -70,9 +71,9 @@ def operation(
     errors: tuple[type[GPTQueueError], ...] = (),
 ) -> Callable[[View], View]:
     """Register a view. It is called with ``principal`` unless public, ``body`` and ``query`` if
-    declared, and the variables of the path. ``headers`` says what those do that it reads itself;
-    ``also`` names other statuses with the same answer; ``streams``
-    says that it can be server-sent events. A ``form`` (multipart) is read by the view itself.
+    declared, and the variables of the path. ``headers`` says what those do that it reads itself,
+    as it does a ``form`` (multipart); ``also`` names other statuses with the same answer;
+    ``streams`` says that it can be server-sent events, ``downloads`` that it is bytes.
     """
 
     def register(view: View) -> View:
@@ -95,9 +96,7 @@ def operation(
         name = view.__name__
         OPERATIONS[f"{blueprint.name}.{name}"] = known
 
-        def handle(**path_variables: str) -> Response:
-            return _handle(known, path_variables)
-
+        handle = partial(_handle, known)
         blueprint.add_url_rule(path, endpoint=name, view_func=handle, methods=[method])
         if status == HTTPStatus.SWITCHING_PROTOCOLS:  # Werkzeug takes those by rules of their own
             blueprint.add_url_rule(path, endpoint=name, view_func=handle, websocket=True)
@@ -106,7 +105,7 @@ def operation(
     return register
 
 
-def _handle(known: Operation, path_variables: dict[str, str]) -> Response:
+def _handle(known: Operation, /, **path_variables: str) -> Response:
     arguments: dict[str, Any] = dict(path_variables)
     if not known.public:
         header = request.headers.get("Authorization", "")
