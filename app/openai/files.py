@@ -3,12 +3,13 @@
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from app.files.tables import File
 from app.jobs.bodies import Body, NonEmpty
 from app.jobs.document import Document
 
+_BYTES = WithJsonSchema({"type": "string", "format": "binary"})
 _HOUR, _MONTH = 3600, 30 * 86_400
 
 
@@ -23,7 +24,7 @@ class ExpiryBody(Body):
 class FileForm(Body):
     """POST /v1/files; ``expires_after`` is sent as ``expires_after[anchor]`` and ``[seconds]``."""
 
-    file: Annotated[NonEmpty, Field(max_length=512, json_schema_extra={"format": "binary"})]
+    file: Annotated[NonEmpty, Field(max_length=512), _BYTES]  # here, its name
     purpose: Literal["batch"]
     expires_after: ExpiryBody | None = None
 
