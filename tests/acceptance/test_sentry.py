@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import brotli
 import pytest
 import sentry_sdk
 from sqlalchemy import text
@@ -19,6 +20,7 @@ from app.db import Database
 from tests.acceptance.inbox import Inbox
 from tests.acceptance.stack import Client, Part, Stack, eventually
 
+DECOMPRESS = {"gzip": gzip.decompress, "br": brotli.decompress}
 PROMPT = "marker-prompt"
 SEED = 7
 
@@ -48,7 +50,9 @@ class Reporting:
 
     def reports(self) -> list[bytes]:
         """The envelopes, as they were before compression."""
-        return [gzip.decompress(each.body) for each in self.inbox.posted]
+        return [
+            DECOMPRESS[each.headers["content-encoding"]](each.body) for each in self.inbox.posted
+        ]
 
     def submit(self) -> int:
         """Submit the marked job; the status that was answered."""
