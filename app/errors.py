@@ -177,6 +177,12 @@ class DatabaseUnavailable(GPTQueueError):
     code, status, retry_after_seconds = "database_unavailable", 503, 5
 
 
+class JobSetNotFound(GPTQueueError):
+    """There is no such batch of jobs in this account."""
+
+    code, status = "job_batch_not_found", 404
+
+
 class ConversationNotFound(GPTQueueError):
     """There is no such conversation in this account."""
 

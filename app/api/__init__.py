@@ -15,6 +15,7 @@ from app.api import (
     endpoints,
     events,
     health,
+    job_batches,
     jobs,
     models,
     openapi,
@@ -41,6 +42,7 @@ from app.queues import Broker
 
 _NATIVE_PARTS = (
     jobs,
+    job_batches,
     conversations,
     quotes,
     events,

@@ -128,7 +128,11 @@ def get_job(principal: Principal, job_id: str) -> Response:
 def list_jobs(principal: Principal, query: JobsQuery) -> JobsDocument:
     """List the account's jobs, newest first."""
     wanted = queries.Filter(
-        status=query.status, model=query.model, after=query.after, limit=query.limit
+        status=query.status,
+        model=query.model,
+        set_id=query.batch,
+        after=query.after,
+        limit=query.limit,
     )
     settings = services().settings
     with services().database.transaction() as session:

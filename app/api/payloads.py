@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.jobs.bodies import Body, NonEmpty, Text
 from app.jobs.document import Document, JobDocument, Moment, PriceDocument, WaitingDocument
+from app.jobs.sets import SetDocument
 
 
 class JobsQuery(BaseModel):
@@ -19,6 +20,7 @@ class JobsQuery(BaseModel):
         None
     )
     model: Text | None = None
+    batch: UUID | None = None
     after: UUID | None = Field(None, description='"next" of the page before.')
     limit: int = Field(20, ge=1, le=100)
 
@@ -159,6 +161,23 @@ class TurnsDocument(Document):
     """A page of turns."""
 
     data: list[TurnDocument]
+    has_more: bool
+    next: UUID | None
+
+
+class BatchesQuery(BaseModel):
+    """Which batches to list, newest first."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    after: UUID | None = Field(None, description='"next" of the page before.')
+    limit: int = Field(20, ge=1, le=100)
+
+
+class BatchesDocument(Document):
+    """A page of batches of jobs."""
+
+    data: list[SetDocument]
     has_more: bool
     next: UUID | None
 

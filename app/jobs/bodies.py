@@ -195,3 +195,15 @@ class QuoteBody(JobBody):
             return "chat", ChatBody(**fields, messages=self.messages)
         assert self.prompt is not None
         return self.kind or "generate", PromptBody(**fields, prompt=self.prompt)
+
+
+class JobBatchBody(Body):
+    """Jobs that are submitted together."""
+
+    jobs: list[QuoteBody] = Field(min_length=1, max_length=1000, description="All or none.")
+    webhook_url: NonEmpty | None = Field(
+        None, max_length=2048, description="Told when all jobs have ended."
+    )
+    metadata: Annotated[dict[LabelName, LabelValue], AfterValidator(_small)] = Field(
+        {}, max_length=16, description="As of a job."
+    )

@@ -142,6 +142,7 @@ class JobDocument(Document):
     metadata: dict[str, str]
     webhook_url: str | None
     conversation_id: str | None
+    batch_id: UUID | None
     webhook: WebhookDocument | None
     output: OutputDocument | None
     usage: UsageDocument | None
@@ -186,6 +187,7 @@ def render(
         metadata=job.labels,
         webhook_url=job.webhook_url,
         conversation_id=job.conversation,
+        batch_id=job.set_id,
         webhook=_webhook(delivery),
         output=_output(job, output),
         usage=_usage(job),

@@ -11,13 +11,13 @@ from sqlalchemy.orm import Session
 from app.billing import ledger, usage
 from app.billing.tables import Charge
 from app.billing.usage import Used
-from app.jobs import transition
+from app.jobs import sets, transition
 from app.jobs.document import EventDocument, JobDocument, render
 from app.jobs.tables import Attempt, Output
 from app.jobs.transition import Done, End
 from app.rows import store
 from app.webhooks import outbox, subscriptions
-from app.webhooks.events import job_event
+from app.webhooks.events import EventType, job_event
 
 # Standard Webhooks asks for less than 20 kB; a longer answer is left to a GET.
 _MAX_BODY_BYTES = 20_000
@@ -50,6 +50,7 @@ def end(session: Session, ends: Sequence[End], *, base_url: str) -> list[Ended |
     charges = ledger.close(session, {each.job.id: each.how.usage for each in done})
     usage.add(session, [_used(each, charges[each.job.id]) for each in done])
     deliveries = _record(session, _addressed(session, done), charges, base_url)
+    deliveries = {**_record_sets(session, done, base_url), **deliveries}
     ended = {id(each.how): Ended(each.job.id, deliveries.get(each.job.id)) for each in done}
     return [ended.get(id(each)) for each in ends]
 
@@ -98,6 +99,43 @@ def _record(
         ]
     ids = outbox.record(session, events)
     return {event.job_id: each for event, each in zip(events, ids, strict=True) if event.job_id}
+
+
+def _record_sets(session: Session, done: Sequence[Done], base_url: str) -> dict[UUID, UUID]:
+    """Count the ends in the batches of which these are jobs, and tell of those that are over; the
+    deliveries, by one of their jobs.
+    """
+    over = sets.count(session, [each.job for each in done])
+    if not over:
+        return {}
+    kind = EventType.BATCH_FINISHED
+    followers = subscriptions.followers(session, {each.account_id for each in over})
+    found: dict[UUID, UUID] = {}
+    for each in over:
+        own = [Receiver(each.webhook_url)] if each.webhook_url is not None else []
+        others = [
+            Receiver(follower.url, follower.id)
+            for follower in followers
+            if follower.account_id == each.account_id and follower.wants(kind)
+        ]
+        body = sets.event(each, kind, base_url=base_url)
+        ids = outbox.record(
+            session,
+            [
+                outbox.Event(
+                    account_id=each.account_id,
+                    type=kind,
+                    url=receiver.url,
+                    body=body,
+                    subscription_id=receiver.subscription_id,
+                )
+                for receiver in own + others
+            ],
+        )
+        last = next(one.job.id for one in done if one.job.set_id == each.id)
+        if ids:
+            found[last] = ids[0]
+    return found
 
 
 def _used(done: Done, charge: Charge) -> Used:

@@ -114,6 +114,7 @@ class Filter:
 
     status: str | None = None
     model: str | None = None
+    set_id: UUID | None = None
     after: UUID | None = None
     limit: int = 20
 
@@ -135,6 +136,8 @@ def _narrowed(query: Select[Job], wanted: Filter) -> Select[Job]:
         query = query.where(Job.status == wanted.status)
     if wanted.model is not None:
         query = query.where(Job.model == wanted.model)
+    if wanted.set_id is not None:
+        query = query.where(Job.set_id == wanted.set_id)
     if wanted.after is not None:
         query = query.where(Job.id < wanted.after)
     return query

@@ -54,6 +54,7 @@ class Draft:
     request_id: str
     idempotency: Idempotency | None
     conversation: str | None = None
+    set_id: UUID | None = None
     exact: bool = True  # whether the prompt's tokens in ``at_most`` are counted, or a bound
     job_id: UUID = field(default_factory=uuid7)
 
@@ -171,6 +172,7 @@ def _job(draft: Draft, now: datetime) -> dict[str, Any]:
         "webhook_url": draft.webhook_url,
         "request_id": draft.request_id,
         "conversation": draft.conversation,
+        "set_id": draft.set_id,
         "attempt": 0,
         "deadline_at": now + timedelta(seconds=draft.deadline_seconds),
         "created_at": now,

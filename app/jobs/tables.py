@@ -36,6 +36,7 @@ class Job(Base):
         Index("ix_jobs_lease", "lease_until", postgresql_where=text("status = 'running'")),
         Index("ix_jobs_account", "account_id", "id"),
         Index("ix_jobs_account_status", "account_id", "status", "id"),
+        Index("ix_jobs_set", "set_id", "id", postgresql_where=text("set_id IS NOT NULL")),
         Index(
             "ix_jobs_conversation",
             "account_id",
@@ -57,6 +58,7 @@ class Job(Base):
     labels: Mapped[dict[str, str]] = mapped_column("metadata")
     webhook_url: Mapped[str | None]
     request_id: Mapped[str]
+    set_id: Mapped[UUID | None] = mapped_column(ForeignKey("job_sets.id"))
     conversation: Mapped[str | None]  # the customer's name for one, of which this is a turn
 
     attempt: Mapped[int] = mapped_column(default=0)
@@ -75,6 +77,36 @@ class Job(Base):
     completion_tokens: Mapped[int | None]
     error_code: Mapped[str | None]
     error_message: Mapped[str | None]
+
+
+class JobSet(Base):
+    """Jobs that were submitted together and are told of together: a batch of the native API.
+
+    Its sums are always those of its jobs: each end of a job changes them in its transaction.
+    """
+
+    __tablename__ = "job_sets"
+    __table_args__ = (
+        CheckConstraint(
+            "total = unfinished + succeeded + failed + cancelled + expired", name="adds_up"
+        ),
+        CheckConstraint("unfinished >= 0", name="not_negative"),
+        CheckConstraint("(finished_at IS NOT NULL) = (unfinished = 0)", name="finished"),
+        Index("ix_job_sets_account", "account_id", "id"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    account_id: Mapped[UUID] = mapped_column(ForeignKey("accounts.id"))
+    labels: Mapped[dict[str, str]] = mapped_column("metadata")
+    webhook_url: Mapped[str | None]
+    total: Mapped[int]
+    unfinished: Mapped[int]
+    succeeded: Mapped[int] = mapped_column(default=0)
+    failed: Mapped[int] = mapped_column(default=0)
+    cancelled: Mapped[int] = mapped_column(default=0)
+    expired: Mapped[int] = mapped_column(default=0)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    finished_at: Mapped[datetime | None]
 
 
 class Prompt(Base):

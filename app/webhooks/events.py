@@ -10,6 +10,7 @@ class EventType(StrEnum):
     JOB_FAILED = "job.failed"
     JOB_CANCELLED = "job.cancelled"
     JOB_EXPIRED = "job.expired"
+    BATCH_FINISHED = "batch.finished"  # all jobs of a batch of the native API have ended
 
 
 TEST = "webhook.test"  # goes to whoever asks for one, whatever else it asked for

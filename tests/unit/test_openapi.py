@@ -99,6 +99,10 @@ CODES: dict[tuple[str, str], set[str]] = {
         "job_still_runs",
         *KEY,
     },
+    ("post", "/api/v1/batches"): SUBMIT,
+    ("get", "/api/v1/batches"): {"invalid_request", *KEY},
+    ("get", "/api/v1/batches/{batch}"): {"job_batch_not_found", *KEY},
+    ("post", "/api/v1/batches/{batch}/cancel"): {"job_batch_not_found", *KEY},
     ("post", "/api/v1/quote"): SUBMIT - {"insufficient_credit", "idempotency_key_reused"},
     ("get", "/api/v1/jobs/{job_id}"): {"job_not_found", *KEY},
     ("get", "/api/v1/jobs/{job_id}/ws"): {
@@ -261,7 +265,7 @@ def test_a_submit_is_described_by_the_models_that_validate_it() -> None:
 
 def test_a_list_is_described_with_its_query() -> None:
     parameters = _operations()["get", "/api/v1/jobs"]["parameters"]
-    assert {each["name"] for each in parameters} == {"status", "model", "after", "limit"}
+    assert {each["name"] for each in parameters} == {"status", "model", "batch", "after", "limit"}
     usage = _operations()["get", "/api/v1/usage"]["parameters"]
     assert {each["name"] for each in usage} == {"from", "to"}
 
