@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
 from app.api import sse
-from app.api.operations import OPERATIONS, Operation, operation
+from app.api.operations import NATIVE, OPERATIONS, Operation, operation
 from app.errors import (
     DatabaseUnavailable,
     GPTQueueError,
@@ -61,8 +61,10 @@ def document() -> dict[str, Any]:
         "info": {
             "title": "GPTQueue",
             "version": "1",
-            "description": "Submit generation jobs, poll them or get a webhook, read the charge.",
+            "description": "Submit generation jobs, poll them, read along or get a webhook; read the "
+            "charge. Under /v1 the same with the clients of OpenAI.",
         },
+        "tags": [{"name": name} for name in _TAGS],
         "paths": paths,
         "components": {
             "schemas": schemas["$defs"],
@@ -70,6 +72,33 @@ def document() -> dict[str, Any]:
         },
         "security": [{"key": []}],
     }
+
+
+# The groups that a reader sees, in their order; what is not here is named by its address.
+_TAGS = (
+    "jobs",
+    "batches",
+    "quote",
+    "conversations",
+    "models",
+    "usage",
+    "webhooks",
+    "status",
+    "document",
+    "OpenAI",
+)
+_GROUPS = {
+    **dict.fromkeys(("generate", "complete", "chat"), "jobs"),
+    **dict.fromkeys(("health", "metrics"), "status"),
+    **dict.fromkeys(("openapi.json", "docs"), "document"),
+}
+
+
+def _tag(known: Operation) -> str:
+    if known.compatible:
+        return "OpenAI"
+    first = known.path.removeprefix(f"{NATIVE}/").partition("/")[0]
+    return _GROUPS.get(first, first)
 
 
 def _schemas() -> dict[str, Any]:
@@ -92,6 +121,7 @@ def _name(model: type[BaseModel]) -> str:
 def _operation(known: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
     described: dict[str, Any] = {
         "operationId": known.view.__name__,
+        "tags": [_tag(known)],
         "summary": " ".join((known.view.__doc__ or "").split()),
         "responses": _responses(known),
     }

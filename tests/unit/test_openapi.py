@@ -207,6 +207,12 @@ def test_every_route_of_the_application_is_in_the_document(api: Flask) -> None:
     assert routes == _operations().keys() == CODES.keys()
 
 
+def test_every_operation_is_in_a_group_that_the_document_names() -> None:
+    named = [each["name"] for each in DOCUMENT["tags"]]
+    used = {operation["tags"][0] for operation in _operations().values()}
+    assert used == set(named)
+
+
 def test_every_name_of_an_operation_is_its_own() -> None:
     names = [operation["operationId"] for operation in _operations().values()]
     assert len(set(names)) == len(names) == len(OPERATIONS)
