@@ -61,8 +61,8 @@ def document() -> dict[str, Any]:
         "info": {
             "title": "GPTQueue",
             "version": "1",
-            "description": "Submit generation jobs, poll them, read along or get a webhook; read the "
-            "charge. Under /v1 the same with the clients of OpenAI.",
+            "description": "Submit generation jobs, poll them, read along or get a webhook; read "
+            "the charge. Under /v1 the same with the clients of OpenAI.",
         },
         "tags": [{"name": name} for name in _TAGS],
         "paths": paths,
