@@ -139,6 +139,27 @@ def test_tokens_are_told_in_groups_as_each_request_wants_them(
     assert sizes == {1: [20], 2: [1] * 20, 3: [8, 8, 4]}
 
 
+def test_who_is_asked_for_later_is_told_in_groups_from_the_beginning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("workers.engines.native.telling.GROUP_SECONDS", 1000)
+    made = loop(tiny.llama(), slots=1)
+    for key in (1, 2):
+        made.submit(job(key, [5, 6], 20, every=0))
+    for _ in range(6):
+        assert not len(made.step().keys)
+    for key in (1, 2, 3):  # one that runs, one that waits, one that nobody knows
+        made.stream(key, 4)
+    told: dict[int, list[int]] = {1: [], 2: []}
+    while made.busy:
+        progress = made.step()
+        for key, count in zip(progress.keys.tolist(), progress.counts.tolist(), strict=True):
+            told[key].append(count)
+    assert [sum(counts) for counts in told.values()] == [20, 20]
+    assert told[1][0] >= 5
+    assert told[2][0] == 4
+
+
 def test_what_is_new_is_told_after_a_while_also_when_it_is_little(
     made: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
