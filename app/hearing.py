@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Sequence
 
 import structlog
-from redis.exceptions import RedisError
 
 from app.queues import Broker
 
@@ -46,7 +45,7 @@ class Hearing:
                 for channel, message in self._broker.heard(self._channels, lambda: self._closed):
                     complained = False
                     self._hear(channel, message)
-            except (RedisError, OSError) as error:
+            except Exception as error:  # whatever it is: who stops listening hears nothing more
                 if not complained and not self._closed:
                     log.warning("hearing_interrupted", error=str(error))
                 complained = True

@@ -1,5 +1,7 @@
 """What pydantic refuses -> an error that says how to put it right."""
 
+import re
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
@@ -8,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from app.errors import GPTQueueError, InvalidJSON, InvalidRequest
 
 _MOST_ERRORS = 20  # a megabyte of unknown fields is answered briefly
+_UNION = re.compile(r".[\[(]|^constrained-")
 _MOST_SAID = 3  # of them in the one sentence
 
 
@@ -32,8 +35,20 @@ def refusal(error: ValidationError, model: type[BaseModel]) -> GPTQueueError:
     return InvalidRequest("; ".join(said), errors=problems)
 
 
+def named(place: Sequence[str | int]) -> str:
+    """Where something is wrong, as its sender knows it: without the names that pydantic has for the
+    members of a union, and as PostgreSQL can store it.
+    """
+    parts = [str(part)[:100] for part in place if not _is_of_union(part)]
+    return ".".join(parts).replace("\x00", "\ufffd")
+
+
+def _is_of_union(part: str | int) -> bool:
+    return isinstance(part, str) and (part == "str" or bool(_UNION.search(part)))
+
+
 def _problem(error: Any, model: type[BaseModel]) -> dict[str, str]:
-    place = ".".join(str(part)[:100] for part in error["loc"]) or "body"
+    place = named(error["loc"]) or "body"
     if error["type"] != "extra_forbidden":
         return {"field": place, "message": error["msg"].removeprefix("Value error, ")}
     meant = get_close_matches(place, model.model_fields, n=1)

@@ -129,7 +129,11 @@ class Streams:
         self._post([follow.channel], Piece(lease.job_id, lease.attempt, 0, text))
 
     def _channels(self, job_id: UUID) -> Channels:
-        return list(self._followers.get(job_id, ()))
+        known = self._followers.get(job_id)
+        if not known:
+            return []
+        now = time.monotonic()
+        return [channel for channel, until in known.items() if until > now]
 
     def _forget(self) -> None:
         now = time.monotonic()

@@ -52,7 +52,7 @@ def list_conversations(principal: Principal, query: ConversationsQuery) -> Conve
 @operation(
     blueprint,
     "GET",
-    "/conversations/<path:conversation>",
+    "/conversations/<conversation>",
     query=TurnsQuery,
     answer=TurnsDocument,
     errors=(*_MISSING, errors.InvalidRequest),
@@ -61,7 +61,7 @@ def read_conversation(principal: Principal, conversation: str, query: TurnsQuery
     """Read a conversation's turns in their order, also those that no longer fit into a prompt."""
     with services().database.transaction() as session:
         found, more = conversations.turns(
-            session, principal.account_id, conversation, after=query.after, limit=query.limit
+            session, principal.account_id, _name(conversation), after=query.after, limit=query.limit
         )
     data = [
         TurnDocument(
@@ -79,7 +79,7 @@ def read_conversation(principal: Principal, conversation: str, query: TurnsQuery
 @operation(
     blueprint,
     "DELETE",
-    "/conversations/<path:conversation>",
+    "/conversations/<conversation>",
     answer=None,
     status=204,
     errors=(*_MISSING, errors.JobStillRuns),
@@ -88,12 +88,19 @@ def delete_conversation(principal: Principal, conversation: str) -> Response:
     """Delete a conversation with its texts. Its jobs stay, with their tokens and charges."""
     account_id: UUID = principal.account_id
     with services().database.transaction() as session:
-        conversations.turns(session, account_id, conversation, after=None, limit=1)
+        conversations.check_ended(session, account_id, _name(conversation))
     more = True
     while more:
         with services().database.transaction() as session:
             more = conversations.delete_some(session, account_id, conversation)
     return Response(status=204)
+
+
+def _name(conversation: str) -> str:
+    """A name in an address; raises ConversationNotFound for what no conversation is called."""
+    if not conversation.isprintable():
+        raise errors.ConversationNotFound
+    return conversation
 
 
 def with_history(principal: Principal, body: ChatBody) -> tuple[ChatBody, dict[str, int]]:
@@ -117,14 +124,17 @@ def _fitting(parts: Services, body: ChatBody, before: Messages, *, new: Messages
     lasting = [each for each in before if each["role"] == "system"]
     passing = [each for each in before if each["role"] != "system"]
     room = model.context_length - _answer_tokens(model, body)
-    low, high = 0, len(passing)
-    while low < high:  # the fewest to drop: more of them never make the prompt longer
+    # Templates want questions and answers in turn, the question first.
+    cuts = [place for place, each in enumerate(passing) if each["role"] == "user"]
+    cuts.append(len(passing))
+    low, high = 0, len(cuts) - 1
+    while low < high:  # the first that fits: later ones never make the prompt longer
         middle = (low + high) // 2
-        if _count(parts, model, [*lasting, *passing[middle:], *new]) <= room:
+        if _count(parts, model, [*lasting, *passing[cuts[middle] :], *new]) <= room:
             high = middle
         else:
             low = middle + 1
-    return [*lasting, *passing[low:], *new]
+    return [*lasting, *passing[cuts[low] :], *new]
 
 
 def _answer_tokens(model: Model, body: ChatBody) -> int:

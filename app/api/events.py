@@ -17,7 +17,7 @@ from app.api.sse import HEADERS, KEEP_ALIVE_SECONDS, MEDIA_TYPE
 
 blueprint = Blueprint("events", __name__)
 
-_END = "end"
+END = "end"
 
 
 @operation(
@@ -40,7 +40,7 @@ def job_events(principal: Principal, job_id: str) -> Response:
     """
     document = services().reader.read(principal.account_id, parse_id(job_id))
     last = request.headers.get("Last-Event-ID", "")
-    if last == _END:
+    if last == END:
         return Response(status=204)
     following = Following(services(), principal.account_id, document, position(last))
     return Response(_lines(following.events()), mimetype=MEDIA_TYPE, headers=HEADERS)
@@ -83,4 +83,4 @@ def describe(event: Stands | Text | Ended) -> tuple[str, str, str]:
             end = event.position
             return "delta", json.dumps(data), f"{end.attempt}:{end.offset}"
         case Ended(document):
-            return _END, document.model_dump_json(), _END
+            return END, document.model_dump_json(), END

@@ -8,9 +8,11 @@ broker says can get lost, so another thread looks into the database now and then
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from uuid import UUID, uuid4
+
+import structlog
 
 from app import streams
 from app.errors import DatabaseUnavailable
@@ -20,6 +22,8 @@ from app.jobs.queries import Standing
 from app.jobs.states import TERMINAL, Status
 from app.queues import Broker
 from app.streams import Follow, Piece
+
+log = structlog.get_logger(__name__)
 
 LOOK_SECONDS = 2.0
 
@@ -184,8 +188,12 @@ class Watchers:
             if time.monotonic() >= followed_at + streams.REFRESH_SECONDS:
                 followed_at = time.monotonic()
                 self._follow_all(whole=False)
-            with suppress(DatabaseUnavailable):
+            try:
                 self._look_at_all()
+            except DatabaseUnavailable:
+                continue
+            except Exception:  # whatever it is: who stops looking never sees an end
+                log.exception("watchers_failed")
 
     def _look_at_all(self) -> None:
         with self._lock:

@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+from collections import deque
 from collections.abc import Generator
 from contextlib import suppress
 from typing import Any
@@ -13,7 +14,7 @@ from simple_websocket import ConnectionClosed, Server
 
 from app import errors
 from app.accounts.principal import Principal
-from app.api.events import describe, position
+from app.api.events import END, describe, position
 from app.api.following import Event, Following, Tick
 from app.api.jobs import parse_id
 from app.api.operations import operation
@@ -23,6 +24,8 @@ from app.api.sse import KEEP_ALIVE_SECONDS
 blueprint = Blueprint("websockets", __name__)
 
 
+_MOST_HEARD_BYTES = 4096
+_KEY_LENGTH = 24  # 16 bytes in base64
 _GOODBYE_SECONDS = 2.0  # that the other side has to say that it closes, too
 
 
@@ -48,9 +51,12 @@ def job_socket(principal: Principal, job_id: str, query: SocketQuery) -> Respons
     /jobs/{job_id}/events; closed after the end.
     """
     document = services().reader.read(principal.account_id, parse_id(job_id))
-    if request.headers.get("Upgrade", "").lower() != "websocket":
+    if not _is_handshake():
         raise errors.UpgradeRequired
-    following = Following(services(), principal.account_id, document, position(query.after))
+    if query.after == END:
+        return Conversation(_nothing())
+    place = position(query.after)
+    following = Following(services(), principal.account_id, document, place)
     return Conversation(following.events())
 
 
@@ -63,7 +69,11 @@ class Conversation(Response):
 
     def __call__(self, environ: Any, start_response: Any) -> Any:
         """Tell every event; then let the server drop the connection."""
-        websocket = Server(environ, ping_interval=KEEP_ALIVE_SECONDS)
+        websocket = Server(
+            environ, ping_interval=KEEP_ALIVE_SECONDS, max_message_size=_MOST_HEARD_BYTES
+        )
+        # Nobody listens to what the other side says; without this all of it would be kept.
+        websocket.input_buffer = deque(maxlen=1)
         connection = websocket.sock
         websocket.sock = _Whole(connection)
         with suppress(ConnectionClosed, OSError):  # whoever listened is gone
@@ -86,6 +96,22 @@ class Conversation(Response):
                 message = f'{{"event": {json.dumps(name)}, "id": {json.dumps(event_id)}, '
                 websocket.send(message + f'"data": {data}}}')
         websocket.close()
+
+
+def _is_handshake() -> bool:
+    """Whether the request asks for a WebSocket as RFC 6455 wants it; another would fail later."""
+    asked = request.headers
+    return (
+        asked.get("Upgrade", "").lower() == "websocket"
+        and "upgrade" in asked.get("Connection", "").lower()
+        and asked.get("Sec-WebSocket-Version") == "13"
+        and len(asked.get("Sec-WebSocket-Key", "")) == _KEY_LENGTH
+    )
+
+
+def _nothing() -> Generator[Event]:
+    """What is left after the end."""
+    yield from ()
 
 
 class _Whole:

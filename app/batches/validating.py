@@ -18,7 +18,7 @@ from app.errors import InvalidJSON
 from app.files.reading import Line, Reader
 from app.openai.batches import BatchProblem, LineBody
 from app.rows import given
-from app.validation import refusal
+from app.validation import named, refusal
 
 MOST_LINES = 50_000
 GROUP_LINES = 1000
@@ -52,7 +52,7 @@ def validate(
     batch.read_bytes += sum(line.size for line in lines)
     if not lines and not batch.lines:
         found.problems.append(_problem("empty_file", "The input file has no lines."))
-    if batch.lines > MOST_LINES:
+    if batch.lines > MOST_LINES or batch.read_lines > 2 * MOST_LINES:  # with the empty ones
         found.problems.append(
             _problem("too_many_lines", f"The input file has more than {MOST_LINES} lines.")
         )
@@ -155,8 +155,7 @@ def _refused(error: ValidationError, number: int) -> BatchProblem:
     if isinstance(refused, InvalidJSON):
         message = refused.message.replace("The body", "The line")
         return _problem("invalid_json_line", message, line=number)
-    place = error.errors()[0]["loc"]
-    param = ".".join(str(each)[:100] for each in place) or None
+    param = named(error.errors()[0]["loc"]) or None
     return _problem("invalid_request", refused.message, line=number, param=param)
 
 

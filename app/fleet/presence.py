@@ -42,16 +42,16 @@ class EnginePresence:
 @dataclass(slots=True)
 class ModelPresence:
     """The workers of one model: how many are in each state, the errors of those that cannot work,
-    and the engines of the live ones; of the ready ones the versions, the slots of them all, and how
-    many seconds a job took of late, if they have done any. ``restarting``: an engine died and is
-    being started again.
+    and the engines of the live ones; by state the versions that they have, and those whose engine
+    died and is being started again; of the ready ones the slots together, and how many seconds a
+    job took of late, if they have done any.
     """
 
     workers: Counter[str] = field(default_factory=Counter)
     errors: list[str] = field(default_factory=list)
     engines: list[EnginePresence] = field(default_factory=list)
-    restarting: bool = False
-    versions: set[str] = field(default_factory=set)
+    versions: dict[str, set[str]] = field(default_factory=dict)
+    restarting: set[str] = field(default_factory=set)
     slots: int = 0
     running: int = 0
     job_seconds: float | None = None
@@ -79,9 +79,11 @@ def by_model(session: Session, fresh_seconds: float) -> dict[str, ModelPresence]
     for worker in _recent(session, fresh_seconds):
         of_model = presence.setdefault(worker.model, ModelPresence())
         of_model.workers[worker.state] += 1
+        of_model.versions.setdefault(worker.state, set()).add(worker.version)
         if worker.error:
             of_model.errors.append(worker.error)
-            of_model.restarting |= worker.state == WorkerState.LOADING
+            if worker.state == WorkerState.LOADING:
+                of_model.restarting.add(worker.version)
         if worker.engine is not None and worker.state != WorkerState.FAILED:
             figures = {"slots": worker.slots, **worker.engine}
             of_model.engines.append(EnginePresence(worker.name, figures))
@@ -91,7 +93,6 @@ def by_model(session: Session, fresh_seconds: float) -> dict[str, ModelPresence]
 
 
 def _add_ready(of_model: ModelPresence, worker: Worker) -> None:
-    of_model.versions.add(worker.version)
     of_model.slots += worker.slots
     of_model.running += worker.running
     seconds = (worker.engine or {}).get("job_seconds")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import ARRAY, Text, cast, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from app.errors import JobNotFound, JobStillRuns
@@ -14,6 +14,7 @@ from app.jobs.states import TERMINAL
 from app.jobs.tables import Job, Output, Prompt
 from app.webhooks import journal
 
+_TEXTS = ["json_schema", "stop", "response"]  # of a job's parameters, what the customer wrote
 DELETED = "deleted"  # in a job's parameters: its texts are no more
 
 
@@ -58,7 +59,11 @@ def delete_texts(session: Session, account_id: UUID, job_id: UUID) -> None:
     session.execute(
         update(Job)
         .where(Job.id == job_id)
-        .values(parameters=Job.parameters.op("||")(func.jsonb_build_object(DELETED, True)))
+        .values(
+            parameters=Job.parameters.op("-")(cast(_TEXTS, ARRAY(Text))).op("||")(
+                func.jsonb_build_object(DELETED, True)
+            )
+        )
     )
     journal.rewrite(session, job_id, _without_text)
 

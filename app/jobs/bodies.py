@@ -39,6 +39,8 @@ Text = Annotated[str, AfterValidator(_no_nul)]
 NonEmpty = Annotated[Text, Field(min_length=1)]
 StopString = Annotated[NonEmpty, Field(max_length=64)]
 LabelName = Annotated[NonEmpty, Field(max_length=64)]
+# It stands in an address.
+ConversationName = Annotated[str, Field(pattern=r"^\w[\w .:@+-]{0,63}$")]
 LabelValue = Annotated[Text, Field(max_length=512)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
@@ -166,7 +168,7 @@ class ChatBody(JobBody):
     """A chat: the model answers the last message."""
 
     messages: list[MessageBody] = Field(min_length=1, max_length=1000)
-    conversation_id: LabelName | None = Field(
+    conversation_id: ConversationName | None = Field(
         None, description="A name of yours: the turns before are put in front, as far as they fit."
     )
 

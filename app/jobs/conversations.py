@@ -113,6 +113,15 @@ def turns(
     ) > limit
 
 
+def check_ended(session: Session, account_id: UUID, name: str) -> None:
+    """Raise ConversationNotFound where there is none, JobStillRuns where one of its jobs does."""
+    if session.scalar(_first_job(account_id, name)) is None:
+        raise ConversationNotFound
+    running = _first_job(account_id, name).where(Job.finished_at.is_(None))
+    if session.scalar(running) is not None:
+        raise JobStillRuns
+
+
 def delete_some(session: Session, account_id: UUID, name: str) -> bool:
     """Forget the texts of some of its turns, which are turns of it no more; whether there are more.
 

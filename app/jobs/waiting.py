@@ -86,13 +86,14 @@ def at_the_end(
 
 def reason(presence: ModelPresence | None, version: str) -> Reason:
     """Why a job of this version has not started."""
-    if presence is None:
-        return "no_worker"
-    if version in presence.versions:
+    versions = presence.versions if presence else {}
+    if version in versions.get(WorkerState.READY, ()):
         return "in_queue"
-    if presence.workers.get(WorkerState.LOADING):
-        return "worker_restarting" if presence.restarting else "model_loading"
-    return "model_failed" if presence.workers.get(WorkerState.FAILED) else "no_worker"
+    if presence and version in presence.restarting:
+        return "worker_restarting"
+    if version in versions.get(WorkerState.LOADING, ()):
+        return "model_loading"
+    return "model_failed" if version in versions.get(WorkerState.FAILED, ()) else "no_worker"
 
 
 def _waiting(presence: ModelPresence | None, version: str, position: int) -> WaitingDocument:

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 import pytest
 from flask.testing import FlaskClient
 
+from app.db import Database
+from app.jobs.tables import Prompt
 from tests.conftest import Customer
 from tests.integration.conftest import Problem, Submit
 
@@ -53,7 +56,9 @@ def test_the_oldest_turns_leave_when_the_context_is_full_but_rules_stay(
     say("word " * 30)
     job = say("end", max_tokens=20)  # of a context of 100, which all 83 words leave too full
     assert job["status"] == "succeeded"
-    assert job["usage"]["prompt_tokens"] == 2 + 5 + 30 + 5 + 1  # without the first question
+    assert (
+        job["usage"]["prompt_tokens"] == 2 + 30 + 5 + 1
+    )  # without the first question and its answer
     turns = client.get("/api/v1/conversations/a chat").get_json()["data"]
     assert [len(turn["messages"]) for turn in turns] == [2, 1, 1]
 
@@ -110,11 +115,39 @@ def test_a_conversation_is_deleted_with_its_texts_but_not_its_charges(
     assert client.get(f"/api/v1/jobs/{kept['id']}").get_json() == kept
 
 
-def test_one_with_a_job_that_waits_is_not_deleted(
-    client: FlaskClient, problem: Problem, submit: Submit
+def test_one_with_a_job_that_waits_is_not_deleted_not_even_in_part(
+    client: FlaskClient, problem: Problem, say: Say, submit: Submit
 ) -> None:
+    first, *_ = [say(f"word {number}", "busy", max_tokens=1) for number in range(22)]
     submit("chat", conversation_id="busy")
     problem(client.delete("/api/v1/conversations/busy"), 409, "job_still_runs")
+    assert client.get(f"/api/v1/jobs/{first['id']}").get_json() == first
+
+
+def test_what_is_left_of_a_long_conversation_begins_with_a_question(
+    client: FlaskClient, say: Say, database: Database
+) -> None:
+    say("word " * 40)
+    say("word " * 32)
+    job = say("end", max_tokens=20)  # without the first question alone it would fit
+    with database.transaction() as session:
+        messages = session.get_one(Prompt, UUID(job["id"])).messages
+    assert [each["role"] for each in messages] == ["user", "assistant", "user"]
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a\nb", "/a", "..", "x" * 65])
+def test_a_name_that_no_address_can_have_is_refused(
+    client: FlaskClient, submit: Submit, problem: Problem, name: str
+) -> None:
+    problem(submit("chat", conversation_id=name), 422, "invalid_request")
+
+
+@pytest.mark.parametrize("name", ["a%00b", "a%0Ab", "%F0%9F%8C%8A"])
+def test_a_strange_address_is_no_conversation(
+    client: FlaskClient, problem: Problem, name: str
+) -> None:
+    problem(client.get(f"/api/v1/conversations/{name}"), 404, "conversation_not_found")
+    problem(client.delete(f"/api/v1/conversations/{name}"), 404, "conversation_not_found")
 
 
 def test_nobody_sees_anothers_conversation(

@@ -58,6 +58,10 @@ def test_a_quote_says_whether_a_live_worker_can_serve_it(
     with database.transaction() as session:  # a worker that holds another version
         session.execute(update(Worker).values(version="0"))
     assert quote()["waiting"]["reason"] == "no_worker"
+    for state in ("loading", "failed"):  # of that other version, too
+        with database.transaction() as session:
+            session.execute(update(Worker).values(state=state))
+        assert quote()["waiting"]["reason"] == "no_worker"
 
 
 def test_the_wait_is_told_from_what_jobs_took_of_late(

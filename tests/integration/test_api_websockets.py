@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import requests
 from flask import Flask
 from flask.testing import FlaskClient
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from tests.conftest import CATALOG, Customer
@@ -63,6 +65,48 @@ def test_a_listener_that_leaves_disturbs_nobody(
         next(iter(socket))
     answer = client.get(f"/api/v1/jobs/{job_id}", headers={"Prefer": "wait=20"})
     assert answer.get_json()["status"] == "succeeded"
+
+
+def test_what_a_listener_says_is_neither_kept_nor_taken_long(
+    address: str, customer: Customer, submit: Submit
+) -> None:
+    job_id = submit(max_tokens=30).get_json()["id"]
+    with listen(f"{address}/{job_id}/ws", customer) as socket:
+        for _ in range(20):
+            socket.send("x" * 1000)
+        assert [json.loads(message)["event"] for message in socket][-1] == "end"
+    with listen(f"{address}/{job_id}/ws", customer) as socket, suppress(ConnectionClosed):
+        socket.send("x" * 100_000)
+        list(socket)
+    assert socket.close_code in {1000, 1009, 1006}
+
+
+def test_after_the_end_there_is_nothing(
+    address: str, customer: Customer, submit: Submit, client: FlaskClient
+) -> None:
+    job_id = submit().get_json()["id"]
+    client.get(f"/api/v1/jobs/{job_id}", headers={"Prefer": "wait=20"})
+    with listen(f"{address}/{job_id}/ws?after=end", customer) as socket:
+        assert list(socket) == []
+    assert socket.close_code == 1000
+
+
+@pytest.mark.parametrize("missing", ["Sec-WebSocket-Version", "Sec-WebSocket-Key", "Connection"])
+def test_half_a_handshake_is_none(
+    address: str, customer: Customer, submit: Submit, missing: str
+) -> None:
+    job_id = submit().get_json()["id"]
+    whole = {
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "x" * 24,
+    }
+    half = {name: value for name, value in whole.items() if name != missing}
+    url = f"{address}/{job_id}/ws".replace("ws:", "http:", 1)
+    answer = requests.get(url, headers={**customer.headers, **half}, timeout=20)
+    assert answer.status_code in {400, 426}
+    assert answer.headers["Content-Type"] == "application/problem+json"
 
 
 def test_what_is_no_socket_or_nobodys_job_is_refused(

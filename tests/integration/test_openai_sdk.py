@@ -10,11 +10,14 @@ from flask import Flask
 from flask.testing import FlaskClient
 from openai import OpenAI
 
+from app.accounts import admin
+from app.db import Database
 from tests.conftest import CATALOG, Customer
 from tests.integration.live import served, working
 from workers.process import Process
 
 FAST = "fake:tokens_per_second=300"
+IMAGE = {"type": "image_url", "image_url": {"url": "http://example.com/"}}
 CHAT = [{"role": "user", "content": "one two three"}]
 
 
@@ -38,6 +41,17 @@ def sdk(address: str, customer: Customer) -> Iterator[OpenAI]:
     """The SDK as a customer sets it up, with its own repetitions of failed calls."""
     with OpenAI(base_url=address, api_key=customer.key) as sdk:
         yield sdk
+
+
+@pytest.fixture
+def top_up(database: Database) -> Callable[[Customer], None]:
+    """Give an account more credit."""
+
+    def give(customer: Customer) -> None:
+        with database.transaction() as session:
+            admin.grant_credit(session, account_id=customer.id, amount_micros=1000)
+
+    return give
 
 
 @pytest.fixture
@@ -180,6 +194,10 @@ def test_log_probabilities_have_both_forms(sdk: OpenAI) -> None:
         ({"store": True}, "store"),
         ({"extra_body": {"tempreature": 1}}, "tempreature"),
         ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages.0.role"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "messages.0.content",
+        ),
         ({"messages": []}, "messages"),
         ({"user": "u", "metadata": {str(n): "" for n in range(16)}}, "metadata"),
         ({"max_tokens": 500}, "messages"),
@@ -240,6 +258,40 @@ def test_errors_have_the_classes_of_the_sdk(
     with pytest.raises(openai.NotFoundError):
         sdk.embeddings.create(model="fake", input="x")
     assert jobs() == []
+
+
+def test_choices_are_taken_all_or_none_and_a_key_is_spent_only_then(
+    address: str,
+    new_customer: Callable[..., Customer],
+    client_of: Callable[[Customer], FlaskClient],
+    top_up: Callable[[Customer], None],
+) -> None:
+    customer = new_customer(credit_micros=20)  # a choice holds 13
+    asked: dict[str, Any] = {"model": "fake", "messages": CHAT, "max_tokens": 5, "n": 2}
+    key = {"Idempotency-Key": "twice"}
+    with OpenAI(base_url=address, api_key=customer.key) as sdk:
+        with pytest.raises(openai.RateLimitError):
+            sdk.chat.completions.create(**asked, extra_headers=key)
+        assert client_of(customer).get("/api/v1/jobs").get_json()["data"] == []
+        top_up(customer)
+        first = sdk.chat.completions.create(**asked, extra_headers=key)
+        assert sdk.chat.completions.create(**asked, extra_headers=key) == first
+    assert len(client_of(customer).get("/api/v1/jobs").get_json()["data"]) == 2
+
+
+def test_a_choice_that_fails_ends_the_others(
+    client: FlaskClient, api: Flask, customer: Customer, jobs: Callable[[], Any]
+) -> None:
+    """Without a worker: the first is cancelled by hand, and the others then by the call."""
+    with served(api) as url, OpenAI(base_url=f"{url}/v1", api_key=customer.key) as sdk:
+        asked: dict[str, Any] = {"model": "fake", "messages": CHAT, "n": 3}
+        stream = sdk.chat.completions.create(**asked, stream=True)
+        next(iter(stream))
+        client.post(f"/api/v1/jobs/{jobs()[1]['id']}/cancel")
+        with pytest.raises(openai.APIError) as error:
+            list(stream)
+        assert error.value.code == "job_cancelled"
+    assert {job["status"] for job in jobs()} == {"cancelled"}
 
 
 def test_a_schema_that_the_engine_cannot_follow_is_a_bad_request(

@@ -1,8 +1,10 @@
 """A call as jobs: one for each choice, submitted, waited for, and ended if nobody waits."""
 
 import secrets
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -23,11 +25,15 @@ from app.jobs.cancel import cancel
 from app.jobs.document import JobDocument
 from app.jobs.drafts import draft
 from app.jobs.states import TERMINAL
+from app.jobs.submit import Draft, Submitted
+from app.jobs.submit import submit as submit_jobs
 from app.openai.jobs import raise_failure
 
 log = structlog.get_logger(__name__)
 
 _LOOK_SECONDS = 1.0  # so long a job may run on for a client that is gone
+# While the database is away, a job of nobody's cannot be cancelled.
+_CANCEL_SECONDS, _CANCEL_PAUSE_SECONDS = 300.0, 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,24 +48,37 @@ class Call:
     def wait(self) -> list[JobDocument]:
         """The jobs, all of which succeeded.
 
-        Raises CallTimedOut, ClientGone after cancelling them, and what became of one that did not
-        succeed.
+        Raises CallTimedOut, ClientGone, and what became of one that did not succeed.
         """
         give_up = time.monotonic() + self.services.settings.call_wait_seconds
-        environ = request.environ
-        done = []
-        for job_id in self.job_ids:
-            while (job := self._read(job_id)).status not in TERMINAL:
-                if is_gone(environ):
-                    self.abandon()
-                    raise errors.ClientGone
-                if time.monotonic() >= give_up:
-                    raise _timed_out(self.job_ids)
+        return [self._ended(job_id, give_up) for job_id in self.job_ids]
+
+    def _ended(self, job_id: UUID, give_up: float) -> JobDocument:
+        while not is_gone(request.environ):
+            if time.monotonic() >= give_up:
+                raise _timed_out(self.job_ids)
+            try:
+                job = self.services.reader.read(self.account_id, job_id)
+                if job.status in TERMINAL:
+                    raise_failure(job)
+                    return job
                 self.services.watchers.wait(job_id, _LOOK_SECONDS)
-            done.append(job)
-        for job in done:
-            raise_failure(job)
-        return done
+            except errors.DatabaseUnavailable:
+                time.sleep(_LOOK_SECONDS)  # the job goes on meanwhile, and so does the client
+        raise errors.ClientGone
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """End the jobs if the block does not come to its end, however that is: nobody would hear of
+        them. Only who was told where to ask, by CallTimedOut, may still want them.
+        """
+        try:
+            yield
+        except errors.CallTimedOut:
+            raise
+        except BaseException:  # also when this process is stopped
+            self.abandon()
+            raise
 
     def kept(self) -> "Call":
         """The same call, whose jobs go on whoever leaves."""
@@ -69,15 +88,30 @@ class Call:
         """The client is gone: end what it waited for, unless it can ask for it again."""
         if self.comes_back:
             return
+        left = self._cancel(self.job_ids)
+        if left:
+            threading.Thread(target=self._cancel_later, args=(left,), daemon=True).start()
+
+    def _cancel(self, job_ids: Sequence[UUID]) -> list[UUID]:
+        """Cancel jobs; those that the database could not be asked for."""
         base_url = self.services.settings.public_url
-        for job_id in self.job_ids:
-            with self.services.database.transaction() as session:
-                ended = cancel(session, self.account_id, job_id, base_url=base_url)
+        left = []
+        for job_id in job_ids:
+            try:
+                with self.services.database.transaction() as session:
+                    ended = cancel(session, self.account_id, job_id, base_url=base_url)
+            except errors.DatabaseUnavailable:
+                left.append(job_id)
+                continue
             if ended is not None:
                 telling.tell(self.services.broker, [ended])
+        return left
 
-    def _read(self, job_id: UUID) -> JobDocument:
-        return self.services.reader.read(self.account_id, job_id)
+    def _cancel_later(self, left: list[UUID]) -> None:
+        give_up = time.monotonic() + _CANCEL_SECONDS
+        while left and time.monotonic() < give_up:
+            time.sleep(_CANCEL_PAUSE_SECONDS)
+            left = self._cancel(left)
 
 
 def submit(
@@ -93,28 +127,39 @@ def submit(
 
     Raises what a submit of a single job raises.
     """
-    comes_back = sent_key() is not None
-    call = Call(services(), principal.account_id, [], comes_back=comes_back)
+    drafts = []
     for number in range(choices):
-        chosen = body.model_copy(update={"seed": _seed(body.seed, number)})
         prepared = draft(
             services().catalog,
             services().settings,
             account_id=principal.account_id,
             kind=kind,
-            body=chosen,
+            body=body.model_copy(update={"seed": _seed(body.seed, number)}),
             request_id=g.request_id,
             idempotency=idempotency(number),
         )
-        prepared = replace(prepared, parameters={**prepared.parameters, **more})
-        try:
-            accepted = services().submitter.submit(prepared)
-        except GPTQueueError:
-            replace(call, comes_back=False).abandon()
-            raise
-        log.info("job_submitted", model=body.model, kind=kind, job_id=str(accepted.job_id))
-        call = replace(call, job_ids=[*call.job_ids, accepted.job_id])
-    return call
+        drafts.append(replace(prepared, parameters={**prepared.parameters, **more}))
+    job_ids = _stored(drafts)
+    log.info("job_submitted", model=body.model, kind=kind, job_ids=[str(each) for each in job_ids])
+    comes_back = sent_key() is not None
+    return Call(services(), principal.account_id, job_ids, comes_back=comes_back)
+
+
+def _stored(drafts: Sequence[Draft]) -> list[UUID]:
+    """Store these jobs; all or none."""
+    if len(drafts) == 1:  # beside those of others
+        return [services().submitter.submit(drafts[0]).job_id]
+    with services().database.transaction() as session:
+        answers = submit_jobs(session, drafts)
+        refusal = next((each for each in answers if isinstance(each, GPTQueueError)), None)
+        if refusal is not None:
+            raise refusal
+    found = [each for each in answers if isinstance(each, Submitted)]
+    new = {each.job_id for each in found if each.new is not None}
+    services().broker.enqueue_jobs(
+        [(each.model, each.job_id) for each in drafts if each.job_id in new]
+    )
+    return [each.job_id for each in found]
 
 
 def _timed_out(job_ids: Sequence[UUID]) -> errors.CallTimedOut:

@@ -31,5 +31,6 @@ def create_chat_completion(principal: Principal, body: ChatCompletionBody) -> Re
     if body.stream:
         chunks = ChatChunks(top=body.top_logprobs, usage=body.includes_usage)
         return streams.response(call, chunks)
-    jobs = call.wait()
+    with call.held():
+        jobs = call.wait()
     return streams.whole(answers.chat_completion(jobs, top=body.top_logprobs), jobs)

@@ -31,5 +31,6 @@ def create_completion(principal: Principal, body: CompletionBody) -> Response:
     top = body.logprobs or 0
     if body.stream:
         return streams.response(call, CompletionChunks(top=top, usage=body.includes_usage))
-    jobs = call.wait()
+    with call.held():
+        jobs = call.wait()
     return streams.whole(answers.completion(jobs, top=top), jobs)

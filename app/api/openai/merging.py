@@ -4,8 +4,12 @@ import queue
 import threading
 from collections.abc import Iterator, Sequence
 
+import structlog
+
 from app.api.following import Ended, Event, Following
 from app.errors import GPTQueueError
+
+log = structlog.get_logger(__name__)
 
 _Item = tuple[int, Event | GPTQueueError]
 
@@ -42,3 +46,6 @@ def _pump(
             heard.put((index, event))
     except GPTQueueError as error:
         heard.put((index, error))
+    except Exception:  # nobody may wait for a choice that never comes
+        log.exception("stream_failed")
+        heard.put((index, GPTQueueError()))

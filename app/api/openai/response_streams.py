@@ -50,11 +50,21 @@ def lines(following: Following, asked: Asked, after: int) -> Iterator[str]:
                     yield _line(_FIRST_TEXT + size, _delta(following, unread))
             case Ended(document):
                 whole = response(document, asked)
+                try:
+                    _check(told, whole)
+                except StreamInterrupted as error:
+                    yield f"event: error\ndata: {json.dumps(_interrupted(error, size))}\n\n"
+                    return
                 yield from _shown(_end(whole, _FIRST_TEXT + size), after)
             case Stands():
                 pass  # the beginning has said it
             case _:
                 yield ""
+
+
+def _check(told: Told, whole: ResponseDocument) -> None:
+    for item in whole.output:
+        told.check(item.content[0].text)
 
 
 def _beginning(following: Following, asked: Asked) -> list[tuple[int, Body]]:

@@ -50,11 +50,12 @@ def create_response(principal: Principal, body: ResponseBody) -> Response:
     if body.background:
         call = call.kept()
     (made,) = call.job_ids
-    if body.stream:
-        return _stream(principal, made, call=call, after=-1)
-    if not body.background:
-        call.wait()
-    document, asked = _read(principal, made)
+    with call.held():
+        if body.stream:
+            return _stream(principal, made, call=call, after=-1)
+        if not body.background:
+            call.wait()
+        document, asked = _read(principal, made)
     return Response(
         response(document, asked).model_dump_json(),
         headers=ids_header([document]),

@@ -112,7 +112,8 @@ def whole(answer: BaseModel, jobs: Sequence[JobDocument]) -> Response:
 
 def response(call: Call, chunks: Chunks) -> Response:
     """The call as a stream."""
-    jobs = [call.services.reader.read(call.account_id, job_id) for job_id in call.job_ids]
+    with call.held():
+        jobs = [call.services.reader.read(call.account_id, job_id) for job_id in call.job_ids]
     followed = [Following(call.services, call.account_id, job) for job in jobs]
     lines = _lines(followed, chunks, chunks.head(jobs[0]))
     return call_stream(call, lines, jobs=jobs, environ=request.environ)
@@ -149,6 +150,11 @@ def _watched(call: Call | None, lines: Iterator[str], environ: dict[str, Any]) -
                 said_at = time.monotonic()
                 yield line or ":\n\n"
         done = True
+    except GPTQueueError as error:
+        # Of several choices the others are wanted no more; a job that says something else than
+        # before can still be read.
+        done = isinstance(error, StreamInterrupted)
+        yield _line(errors.envelope(error).model_dump())
     finally:
         if not done and call is not None:
             call.abandon()
@@ -159,25 +165,22 @@ def _lines(followed: Sequence[Following], chunks: Chunks, head: Chunk) -> Iterat
     empty = {"usage": None} if chunks.usage else {}
     ended: list[JobDocument] = []
     told = [Told() for _ in followed]
-    try:
-        for index in range(len(followed)):
-            if first := chunks.opening(index):
-                yield _line({**head, "choices": [first], **empty})
-        for index, event in merged(followed):
-            match event:
-                case Text():
-                    fresh = told[index].take(event)
-                    if fresh:
-                        yield _line({**head, "choices": [chunks.text(index, fresh)], **empty})
-                case Ended(job):
-                    raise_failure(job)
-                    ended.append(job)
-                    yield _line({**head, "choices": [chunks.end(index, job)], **empty})
-                case Tick():
-                    yield ""
-    except GPTQueueError as error:
-        yield _line(errors.envelope(error).model_dump())
-        return
+    for index in range(len(followed)):
+        if first := chunks.opening(index):
+            yield _line({**head, "choices": [first], **empty})
+    for index, event in merged(followed):
+        match event:
+            case Text():
+                fresh = told[index].take(event)
+                if fresh:
+                    yield _line({**head, "choices": [chunks.text(index, fresh)], **empty})
+            case Ended(job):
+                raise_failure(job)
+                told[index].check(answers.text_of(job))
+                ended.append(job)
+                yield _line({**head, "choices": [chunks.end(index, job)], **empty})
+            case Tick():
+                yield ""
     if chunks.usage:
         usage = answers.usage(ended).model_dump()
         yield _line({**head, "choices": [], "usage": usage})
@@ -204,6 +207,11 @@ class Told:
         fresh = self._again[len(self._said) :]
         self._said = self._again
         return fresh
+
+    def check(self, text: str) -> None:
+        """Raise StreamInterrupted if that is not what was said: the last attempt said less."""
+        if self._said != text:
+            raise StreamInterrupted
 
 
 def _choice(index: int, reason: str | None = None, **piece: Any) -> Chunk:
