@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,6 +160,31 @@ def test_without_a_broker_the_text_comes_whole_with_the_end(
     thread.join()
     assert [each.name for each in events if each.name != "status"] == ["delta", "end"]
     assert text_of(events) == events[-1].data["output"]["text"]
+
+
+def test_text_that_gets_lost_on_the_way_is_asked_for_again(
+    client: FlaskClient,
+    submit: Submit,
+    process: Process,
+    working: Callable[[], threading.Thread],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    publish, said = process.broker.publish, []
+
+    def lossy(messages: Iterable[tuple[str, str]]) -> None:
+        found = list(messages)
+        said.append(found)
+        if len(said) != 3:
+            publish(found)
+
+    monkeypatch.setattr(process.broker, "publish", lossy)
+    job = submit(max_tokens=30, seed=1).get_json()
+    thread = working()
+    events = list(listen(client, job["id"]))
+    thread.join()
+    assert text_of(events) == events[-1].data["output"]["text"]
+    # Without asking, all that came after the loss would come at once, with the end.
+    assert [each.name for each in events].count("delta") >= 5
 
 
 def test_an_attempt_that_was_lost_begins_anew(
