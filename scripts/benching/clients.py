@@ -48,6 +48,10 @@ FROM jobs WHERE id = ANY(%s::uuid[]) AND status = 'succeeded'
 def add_options(command: argparse.ArgumentParser) -> None:
     """Those of this benchmark alone."""
     command.add_argument("--streams", type=int, default=16, help="read at a time (default: 16)")
+    command.add_argument("--tokens", type=int, default=TOKENS, help="of each job (default: 96)")
+    command.add_argument(
+        "--checkpoint", type=Path, help="the model's folder (default: the demo model's)"
+    )
     command.set_defaults(connections=1000)
 
 
@@ -56,7 +60,8 @@ def run(options: argparse.Namespace, notes: Notes) -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="gptqueue-bench-") as name:
         scratch = Path(name)
         scratch.chmod(0o711)  # for the users of the parts
-        folder = checkpoint.endless(State.here().models / demo.NAME, scratch / "checkpoint")
+        model = options.checkpoint or State.here().models / demo.NAME
+        folder = checkpoint.endless(model, scratch / "checkpoint")
         with_readers, without = decoding(folder, options, notes)
     before, opened, later = held_open(options.connections, notes)
     return [
@@ -75,7 +80,7 @@ def decoding(
     with bed.made(catalog) as ground:
         with notes.doing("starting the API and a worker"):
             ground.start(ground.stack.api(), ground.stack.worker(MODEL, slots=options.streams))
-        api = Api(ground)
+        api = Api(ground, options.tokens)
         api.decode(options.streams, read=True)
         for _ in range(options.rounds):
             without.append(api.decode(options.streams, read=False))
@@ -92,6 +97,7 @@ class Api:
     """The API of a stack that runs, as its customer sees it."""
 
     ground: Bed
+    tokens: int = TOKENS
 
     def decode(self, jobs: int, *, read: bool) -> float:
         """Milliseconds per token of so many jobs that decode together."""
@@ -107,7 +113,7 @@ class Api:
 
     def submit(self, prompt: str) -> str:
         """A job; its id."""
-        body = {"model": MODEL, "prompt": prompt, "max_tokens": TOKENS, "temperature": 0}
+        body = {"model": MODEL, "prompt": prompt, "max_tokens": self.tokens, "temperature": 0}
         return str(self._ask("POST", "/api/v1/complete", body)["id"])
 
     def cancel(self, job_id: str) -> None:

@@ -66,6 +66,17 @@ def test_the_benchmark_of_the_engine_compares_all_who_run_the_same_checkpoint(
     assert "not measured: 1 request, beside llama-server" in finished.stderr
 
 
+def test_the_benchmark_of_clients_reads_along_and_holds_streams_open(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from tests.integration import tiny
+
+    tiny.llama().save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    quickly = ["--rounds", "1", "--streams", "2", "--tokens", "20", "--connections", "20"]
+    finished = run("clients", *quickly, "--checkpoint", str(tmp_path))
+    check(finished, compared={"stream_token", "open_streams_rss"}, alone={"stream_memory"})
+
+
 def run(name: str, *options: str) -> subprocess.CompletedProcess[str]:
     """One benchmark to its end."""
     return subprocess.run(
