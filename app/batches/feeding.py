@@ -50,7 +50,9 @@ def feed(
         except GPTQueueError as error:
             outcomes.append(_refused(batch, line, error))
     jobs = []
-    for number in _accepted(session, drafts):
+    accepted = _accepted(session, drafts)
+    batch.lacks_credit = len(accepted) < len(drafts)
+    for number in accepted:
         jobs.append((drafts[number].model, drafts[number].job_id))
         outcomes.append(_made(batch, number, drafts[number].job_id))
     return _note(session, batch, outcomes, jobs)

@@ -71,7 +71,12 @@ def batch_object(batch: Batch) -> BatchObject:
             total_tokens=batch.prompt_tokens + batch.completion_tokens,
         ),
         metadata=batch.labels,
+        waiting_for="credit" if batch.lacks_credit and _feeds(batch) else None,
     )
+
+
+def _feeds(batch: Batch) -> bool:
+    return batch.state == State.IN_PROGRESS and batch.ending is None
 
 
 def _problems(batch: Batch) -> BatchProblems | None:

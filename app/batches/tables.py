@@ -74,6 +74,7 @@ class Batch(Base):
 
     look_at: Mapped[datetime] = mapped_column(server_default=func.now())
     pause_ms: Mapped[int] = mapped_column(default=0)
+    lacks_credit: Mapped[bool] = mapped_column(default=False)  # for its next lines
 
     read_bytes: Mapped[int] = mapped_column(default=0)  # of the input
     read_lines: Mapped[int] = mapped_column(default=0)  # empty ones as well

@@ -81,7 +81,9 @@ class BatchUsage(Document):
 
 
 class BatchObject(Document):
-    """One batch; moments are seconds since 1970."""
+    """One batch; moments are seconds since 1970. ``waiting_for`` is ours: the account's credit does
+    not cover the next lines.
+    """
 
     id: str
     object: Literal["batch"] = "batch"
@@ -114,6 +116,7 @@ class BatchObject(Document):
     request_counts: RequestCounts
     usage: BatchUsage
     metadata: dict[str, str]
+    waiting_for: Literal["credit"] | None
 
 
 def batch_id(unique: UUID) -> str:

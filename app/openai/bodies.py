@@ -7,9 +7,9 @@ for nothing, and refused by name otherwise; what nobody knows is refused as well
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from app.jobs.bodies import (
     Body,
@@ -154,11 +154,12 @@ class CallBody(Given):
     deadline_seconds: int | None = Field(None, ge=1, le=7 * 86_400)
     webhook_url: NonEmpty | None = Field(None, max_length=2048)
 
-    @model_validator(mode="after")
-    def _options_of_a_stream(self) -> Self:
-        if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options is for streams: set stream to true")
-        return self
+    @field_validator("stream_options")
+    @classmethod
+    def _options_of_a_stream(cls, given: Any, info: ValidationInfo) -> Any:
+        if given is not None and not info.data.get("stream"):
+            raise ValueError("this is for streams: set stream to true")
+        return given
 
     @property
     def includes_usage(self) -> bool:
@@ -198,17 +199,19 @@ class ChatCompletionBody(CallBody):
     prompt_cache_options: NotSupported = None
     prompt_cache_retention: NotSupported = None
 
-    @model_validator(mode="after")
-    def _one_limit(self) -> Self:
-        if self.max_tokens is not None and self.max_completion_tokens is not None:
-            raise ValueError("max_tokens and max_completion_tokens: give one of them")
-        return self
+    @field_validator("max_completion_tokens")
+    @classmethod
+    def _one_limit(cls, given: int | None, info: ValidationInfo) -> int | None:
+        if given is not None and info.data.get("max_tokens") is not None:
+            raise ValueError("max_tokens is given as well: give one of them")
+        return given
 
-    @model_validator(mode="after")
-    def _top_of_logprobs(self) -> Self:
-        if self.top_logprobs and not self.logprobs:
-            raise ValueError("top_logprobs needs logprobs: true")
-        return self
+    @field_validator("top_logprobs")
+    @classmethod
+    def _top_of_logprobs(cls, given: int, info: ValidationInfo) -> int:
+        if given and not info.data.get("logprobs"):
+            raise ValueError("this needs logprobs: true")
+        return given
 
 
 class CompletionBody(CallBody):

@@ -284,11 +284,13 @@ def test_lines_wait_for_credit_and_go_on_when_there_is_some(
         for _ in range(30):
             now(database)
             process.feeder.step()
-        assert sdk.batches.retrieve(batch.id).status == "in_progress"
+        waits = sdk.batches.retrieve(batch.id)
+        assert (waits.status, waits.model_extra) == ("in_progress", {"waiting_for": "credit"})
         with database.transaction() as session:
             assert session.scalars(select(Job.id)).all() == []
             ledger.grant(session, poor.id, 1000)
         done = run(process.feeder, sdk, batch)
+        assert done.model_extra == {"waiting_for": None}
         assert names(check(sdk, done, database, poor)) == GOOD
 
 

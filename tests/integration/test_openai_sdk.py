@@ -201,7 +201,9 @@ def test_log_probabilities_have_both_forms(sdk: OpenAI) -> None:
         ({"messages": []}, "messages"),
         ({"user": "u", "metadata": {str(n): "" for n in range(16)}}, "metadata"),
         ({"max_tokens": 500}, "messages"),
-        ({"stream_options": {"include_usage": True}}, None),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"max_tokens": 5, "max_completion_tokens": 5}, "max_completion_tokens"),
+        ({"top_logprobs": 2}, "top_logprobs"),
         ({"model": "gpt-9"}, "model"),
     ],
     ids=lambda each: next(iter(each)) if isinstance(each, dict) else "",
@@ -217,6 +219,17 @@ def test_what_is_not_supported_is_refused_by_name(
     assert error.value.code
     assert error.value.request_id
     assert jobs() == []
+
+
+def test_a_prompt_that_is_too_long_is_named_as_it_was_sent(sdk: OpenAI) -> None:
+    text = "word " * 200
+    for create, name in (
+        (lambda: sdk.completions.create(model="fake", prompt=text), "prompt"),
+        (lambda: sdk.responses.create(model="fake", input=text), "input"),
+    ):
+        with pytest.raises(openai.BadRequestError) as error:
+            create()
+        assert (error.value.code, error.value.param) == ("context_length_exceeded", name)
 
 
 def test_what_asks_for_nothing_is_taken(sdk: OpenAI, jobs: Callable[[], Any]) -> None:

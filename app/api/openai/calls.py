@@ -120,24 +120,29 @@ def submit(
     body: JobBody,
     *,
     choices: int,
+    text: str,
     more: Mapping[str, Any] = MappingProxyType({}),
 ) -> Call:
-    """Submit a job for each choice; all or, where one is refused, none. ``more`` is kept with their
-    parameters.
+    """Submit a job for each choice; all or, where one is refused, none. ``text`` is the parameter
+    that has the prompt; ``more`` is kept with the jobs' parameters.
 
     Raises what a submit of a single job raises.
     """
     drafts = []
     for number in range(choices):
-        prepared = draft(
-            services().catalog,
-            services().settings,
-            account_id=principal.account_id,
-            kind=kind,
-            body=body.model_copy(update={"seed": _seed(body.seed, number)}),
-            request_id=g.request_id,
-            idempotency=idempotency(number),
-        )
+        try:
+            prepared = draft(
+                services().catalog,
+                services().settings,
+                account_id=principal.account_id,
+                kind=kind,
+                body=body.model_copy(update={"seed": _seed(body.seed, number)}),
+                request_id=g.request_id,
+                idempotency=idempotency(number),
+            )
+        except errors.ContextLengthExceeded as error:
+            error.details["errors"] = [{"field": text, "message": error.message}]
+            raise
         drafts.append(replace(prepared, parameters={**prepared.parameters, **more}))
     job_ids = _stored(drafts)
     log.info("job_submitted", model=body.model, kind=kind, job_ids=[str(each) for each in job_ids])

@@ -27,7 +27,7 @@ blueprint = Blueprint("openai_chat", __name__, url_prefix=COMPATIBLE)
 )
 def create_chat_completion(principal: Principal, body: ChatCompletionBody) -> Response:
     """Submit a chat and wait for the answer, or stream it (server-sent events, up to [DONE])."""
-    call = calls.submit(principal, "chat", chat_job(body), choices=body.n)
+    call = calls.submit(principal, "chat", chat_job(body), choices=body.n, text="messages")
     if body.stream:
         chunks = ChatChunks(top=body.top_logprobs, usage=body.includes_usage)
         return streams.response(call, chunks)

@@ -27,7 +27,7 @@ blueprint = Blueprint("openai_completions", __name__, url_prefix=COMPATIBLE)
 )
 def create_completion(principal: Principal, body: CompletionBody) -> Response:
     """Submit a text that the model continues as it stands, and wait for it or stream it."""
-    call = calls.submit(principal, "complete", completion_job(body), choices=body.n)
+    call = calls.submit(principal, "complete", completion_job(body), choices=body.n, text="prompt")
     top = body.logprobs or 0
     if body.stream:
         return streams.response(call, CompletionChunks(top=top, usage=body.includes_usage))

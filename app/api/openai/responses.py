@@ -46,7 +46,9 @@ _MISSING = (errors.ResponseNotFound,)
 def create_response(principal: Principal, body: ResponseBody) -> Response:
     """Submit a chat and wait for the answer, stream it, or with "background" read it later."""
     job = _as_job(body, _turns(principal, body))
-    call = calls.submit(principal, "chat", job, choices=1, more={RESPONSE: _own(body)})
+    call = calls.submit(
+        principal, "chat", job, choices=1, text="input", more={RESPONSE: _own(body)}
+    )
     if body.background:
         call = call.kept()
     (made,) = call.job_ids
