@@ -3,6 +3,7 @@
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -11,7 +12,7 @@ import structlog
 from app import catalog
 from app.config import Settings
 from app.db import Database
-from app.errors import EngineClosed, EngineLost, ModelLoadFailed
+from app.errors import DatabaseUnavailable, EngineClosed, EngineLost, ModelLoadFailed
 from app.fleet import presence
 from app.fleet.tables import WorkerState
 from app.group import Group
@@ -67,6 +68,7 @@ class Serving:
     def start(self, model: catalog.Model) -> None:
         """Load the model; raises ModelLoadFailed after reporting why."""
         self._gpus.start()
+        self._look_back()
         self.heartbeat.start()
         log.info("model_loading", model=self.identity.model, version=self.identity.version)
         started = time.monotonic()
@@ -86,13 +88,19 @@ class Serving:
             self.heartbeat.stop()
             raise
         self._refused_first = self._engine.stats().refused
-        self._state = WorkerState.READY
+        self._state, self._error = WorkerState.READY, ""
         self.heartbeat.beat()
         seconds = round(time.monotonic() - started, 1)
         name = self._engine.name
         log.info("model_ready", model=self.identity.model, engine=name, seconds=seconds)
         for name, why in self._refused().items():
             log.error("adapter_refused", model=name, base=self.identity.model, error=why)
+
+    def _look_back(self) -> None:
+        """Say while the model is loaded, if it is so, that this worker did not stop by itself."""
+        with suppress(DatabaseUnavailable), self._database.transaction() as session:
+            if presence.has_died(session, self.identity.worker, self.identity.model):
+                self._error = "The worker's process died, and is being started again."
 
     def close(self) -> None:
         """Stop the engine; what it was asked for raises EngineClosed, now and afterwards."""

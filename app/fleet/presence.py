@@ -69,6 +69,12 @@ def report(session: Session, said: Sequence[Report]) -> None:
     )
 
 
+def has_died(session: Session, name: str, model: str) -> bool:
+    """Whether a worker of this name was last heard of at work: it did not stop by itself."""
+    state = session.scalar(select(Worker.state).where(Worker.name == name, Worker.model == model))
+    return state in {WorkerState.LOADING, WorkerState.READY}
+
+
 def by_model(session: Session, fresh_seconds: float) -> dict[str, ModelPresence]:
     """The workers of each model.
 

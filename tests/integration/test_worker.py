@@ -19,8 +19,9 @@ from app.errors import EngineClosed, ModelLoadFailed
 from app.fleet.tables import Worker
 from app.jobs import finish
 from app.jobs.rescue import rescue
-from tests.integration.conftest import Open
+from tests.integration.conftest import Open, Submit
 from tests.integration.standin import FALLS, HANGS, KILLS
+from workers import engines
 from workers.engines.native.engine import NativeEngine
 from workers.engines.native.restarts import Patience
 from workers.process import Process, compose
@@ -233,3 +234,32 @@ def test_the_jobs_of_a_lost_gpu_go_back_and_the_status_says_why(
     said = status(client, process)
     assert (said["workers"]["loading"], said["workers"]["failed"]) == (0, 1)
     assert said["errors"] == [GPU_GONE]
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_worker_whose_process_died_says_so_while_it_loads_again(
+    settings: Settings, submit: Submit, monkeypatch: pytest.MonkeyPatch, stopped: bool
+) -> None:
+    before = compose(settings)
+    before.serve(["generate.fake"], "worker-test")
+    serving = before.servings["generate.fake"]
+    if stopped:
+        before.stop()
+    else:  # as a killed one is: it says nothing more
+        serving.heartbeat._stopping.set()
+        serving._engine.close()
+        before.streams.close()
+    load, seen = engines.load, []
+
+    def look(*given: Any, **named: Any) -> Any:
+        seen.append(submit().get_json()["waiting"]["reason"])
+        return load(*given, **named)
+
+    monkeypatch.setattr(engines, "load", look)
+    again = compose(settings)
+    again.serve(["generate.fake"], "worker-test")
+    assert seen == ["model_loading" if stopped else "worker_restarting"]
+    assert [each.error for each in again.servings["generate.fake"]._reports()] == [None]
+    again.stop()
+    for process in (before, again):
+        process.database.close()
