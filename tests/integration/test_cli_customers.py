@@ -203,7 +203,7 @@ def test_top_counts_tokens_per_second(
     watching = gptqueue.start("top", "--json", "--interval", "0.2")
     first(watching)
     for _ in range(5):
-        submit(max_tokens=10)
+        submit(max_tokens=8)  # no answer of the fake engine is shorter
     lines = ""
 
     def seen() -> bool:
@@ -211,7 +211,7 @@ def test_top_counts_tokens_per_second(
         lines += first(watching)
         whole = [json.loads(line) for line in lines.splitlines(keepends=True) if line[-1] == "\n"]
         found = [each["models"]["fake"] for each in whole]
-        return any(each["tokens_per_second"] and each["generated_tokens"] >= 50 for each in found)
+        return any(each["tokens_per_second"] and each["generated_tokens"] >= 40 for each in found)
 
     await_true(seen)
     watching.send_signal(signal.SIGINT)
