@@ -20,7 +20,7 @@ from tests.integration.conftest import Problem, Submit
 from workers.process import Process
 
 Work = Callable[[], None]
-SLOW = "fake:tokens_per_second=60&answer_tokens=30"
+SLOW = "fake:tokens_per_second=30&answer_tokens=30"
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Heard:
 
 @pytest.fixture
 def catalog_file(tmp_path: Path) -> Path:
-    """A model that takes half a second for its 30 words."""
+    """A model that takes a second for its 30 words."""
     path = tmp_path / "slow.toml"
     path.write_text(CATALOG.replace('source = "fake:"', f'source = "{SLOW}"', 1))
     return path

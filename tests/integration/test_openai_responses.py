@@ -101,7 +101,7 @@ def test_a_stream_has_the_events_of_the_api_in_their_order(sdk: OpenAI) -> None:
         "response.output_item.done",
         "response.completed",
     ]
-    assert len(deltas) >= 5
+    assert len(deltas) >= 3
     numbers = [event.sequence_number for event in events]
     assert numbers == sorted(set(numbers))
     last = events[-1]

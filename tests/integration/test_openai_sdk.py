@@ -16,14 +16,14 @@ from tests.conftest import CATALOG, Customer
 from tests.integration.live import served, working
 from workers.process import Process
 
-FAST = "fake:tokens_per_second=300"
+FAST = "fake:tokens_per_second=100"
 IMAGE = {"type": "image_url", "image_url": {"url": "http://example.com/"}}
 CHAT = [{"role": "user", "content": "one two three"}]
 
 
 @pytest.fixture
 def catalog_file(tmp_path: Path) -> Path:
-    """A model with 300 words a second."""
+    """A model with 100 words a second."""
     path = tmp_path / "fast.toml"
     path.write_text(CATALOG.replace('source = "fake:"', f'source = "{FAST}"', 1))
     return path
