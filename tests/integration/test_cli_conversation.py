@@ -1,5 +1,6 @@
 """``gptqueue chat`` in a terminal."""
 
+import contextlib
 import os
 import pty
 import select
@@ -53,6 +54,20 @@ class Terminal:
                 self.shown += os.read(self._ours, 1 << 16).decode(errors="replace")
         before, _, self.shown = self.shown.partition(text)
         return before + text
+
+    def interrupt(self, seconds: float = 20) -> int:
+        """Press Ctrl-C until it ends; its exit code.
+
+        Once may be too early: Python's readline prints the prompt first and looks for signals
+        only once it waits for a key.
+        """
+        until = time.monotonic() + seconds
+        while self.process.poll() is None:
+            assert time.monotonic() < until, self.shown
+            self.process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(1)
+        return self.process.returncode
 
     def close(self) -> None:
         """End it."""
@@ -125,8 +140,7 @@ def test_ctrl_c_ends_the_answer_and_not_the_conversation(
     terminal.await_text("gptqueue: ")
     terminal.await_text("the conversation goes on.")
     terminal.await_text("> ")
-    terminal.process.send_signal(signal.SIGINT)
-    assert terminal.process.wait(20) == 130
+    assert terminal.interrupt() == 130
 
 
 def test_while_a_job_waits_the_terminal_says_why(
