@@ -11,9 +11,9 @@ from app.api.payloads import (
     ConversationDocument,
     ConversationsDocument,
     ConversationsQuery,
+    PageQuery,
     TurnDocument,
     TurnsDocument,
-    TurnsQuery,
 )
 from app.api.services import Services, services
 from app.catalog import Model
@@ -53,11 +53,11 @@ def list_conversations(principal: Principal, query: ConversationsQuery) -> Conve
     blueprint,
     "GET",
     "/conversations/<conversation>",
-    query=TurnsQuery,
+    query=PageQuery,
     answer=TurnsDocument,
     errors=(*_MISSING, errors.InvalidRequest),
 )
-def read_conversation(principal: Principal, conversation: str, query: TurnsQuery) -> TurnsDocument:
+def read_conversation(principal: Principal, conversation: str, query: PageQuery) -> TurnsDocument:
     """Read a conversation's turns in their order, also those that no longer fit into a prompt."""
     with services().database.transaction() as session:
         found, more = conversations.turns(

@@ -8,11 +8,11 @@ from app import errors
 from app.accounts.principal import Principal
 from app.api import parsing
 from app.api.operations import operation
-from app.api.payloads import SecretDocument
+from app.api.payloads import PageQuery, SecretDocument
+from app.api.refusals import BODY_ERRORS
 from app.api.services import services
 from app.api.webhookbodies import (
     EndpointChangeBody,
-    EndpointsQuery,
     NewEndpointBody,
     ReplayBody,
 )
@@ -32,13 +32,6 @@ from app.webhooks.tables import Subscription
 blueprint = Blueprint("endpoints", __name__)
 
 _PATH = "/webhooks/endpoints/<endpoint_id>"
-_BODY = (
-    errors.InvalidJSON,
-    errors.MalformedRequest,
-    errors.NotJSON,
-    errors.BodyTooLarge,
-    errors.InvalidRequest,
-)
 _UNKNOWN = (errors.WebhookEndpointNotFound,)
 _URL = (errors.WebhookURLRefused,)
 
@@ -50,7 +43,7 @@ _URL = (errors.WebhookURLRefused,)
     body=NewEndpointBody,
     answer=NewEndpointDocument,
     status=201,
-    errors=(*_BODY, *_URL, errors.WebhookEndpointLimit),
+    errors=(*BODY_ERRORS, *_URL, errors.WebhookEndpointLimit),
 )
 def create_endpoint(principal: Principal, body: NewEndpointBody) -> NewEndpointDocument:
     """Register a URL that is told of the account's events, all or those named."""
@@ -72,11 +65,11 @@ def create_endpoint(principal: Principal, body: NewEndpointBody) -> NewEndpointD
     blueprint,
     "GET",
     "/webhooks/endpoints",
-    query=EndpointsQuery,
+    query=PageQuery,
     answer=EndpointsDocument,
     errors=(errors.InvalidRequest,),
 )
-def list_endpoints(principal: Principal, query: EndpointsQuery) -> EndpointsDocument:
+def list_endpoints(principal: Principal, query: PageQuery) -> EndpointsDocument:
     """List the registered endpoints, newest first."""
     with services().database.transaction() as session:
         found, more = subscriptions.page(
@@ -98,7 +91,7 @@ def get_endpoint(principal: Principal, endpoint_id: str) -> EndpointDocument:
     _PATH,
     body=EndpointChangeBody,
     answer=EndpointDocument,
-    errors=(*_BODY, *_URL, *_UNKNOWN),
+    errors=(*BODY_ERRORS, *_URL, *_UNKNOWN),
 )
 def change_endpoint(
     principal: Principal, endpoint_id: str, body: EndpointChangeBody
@@ -161,7 +154,7 @@ def test_endpoint(principal: Principal, endpoint_id: str) -> DeliveryDocument:
     body=ReplayBody,
     answer=ReplayedDocument,
     status=202,
-    errors=(*_BODY, *_UNKNOWN, errors.WebhookEndpointDisabled),
+    errors=(*BODY_ERRORS, *_UNKNOWN, errors.WebhookEndpointDisabled),
 )
 def replay_failed(principal: Principal, endpoint_id: str, body: ReplayBody) -> ReplayedDocument:
     """Send again what was abandoned at this endpoint of what was recorded since then; 1,000

@@ -77,9 +77,10 @@ class Following:
 
     def events(self) -> Generator[Event]:
         """What happens, from ``position`` on, up to and with the end."""
-        with self.services.watchers.watching(self.document.id, text=True) as (watched, bell):
-            yield from self._read_again()  # an end before we watched would be announced to nobody
-            yield from self._until_the_end(watched, bell)
+        if self.document.status not in TERMINAL:
+            with self.services.watchers.watching(self.document.id, text=True) as (watched, bell):
+                yield from self._read_again()  # an end before we watched was announced to nobody
+                yield from self._until_the_end(watched, bell)
         yield from self._rest()
         yield Ended(self.document)
 

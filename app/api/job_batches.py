@@ -8,10 +8,12 @@ from flask import Blueprint, Response, g
 
 from app import errors
 from app.accounts.principal import Principal
+from app.api.accepting import accepted
 from app.api.idempotency import idempotency
 from app.api.operations import operation
 from app.api.parsing import identifier
-from app.api.payloads import BatchesDocument, BatchesQuery
+from app.api.payloads import BatchesDocument, PageQuery
+from app.api.refusals import SUBMIT_ERRORS, SUBMIT_HEADERS
 from app.api.services import services
 from app.errors import GPTQueueError
 from app.jobs import sets, telling
@@ -38,21 +40,8 @@ _MISSING = (errors.JobSetNotFound,)
     body=JobBatchBody,
     answer=SetDocument,
     status=202,
-    headers={
-        "Idempotency-Key": "The same key with the same request is done once and answered alike."
-    },
-    errors=(
-        errors.MalformedRequest,
-        errors.InvalidJSON,
-        errors.InsufficientCredit,
-        errors.BodyTooLarge,
-        errors.NotJSON,
-        errors.InvalidRequest,
-        errors.UnknownModel,
-        errors.ContextLengthExceeded,
-        errors.WebhookURLRefused,
-        errors.IdempotencyKeyReused,
-    ),
+    headers=SUBMIT_HEADERS,
+    errors=SUBMIT_ERRORS,
 )
 def create_job_batch(principal: Principal, body: JobBatchBody) -> Response:
     """Submit up to 1,000 jobs, all or none, and be told once when all of them have ended."""
@@ -64,21 +53,21 @@ def create_job_batch(principal: Principal, body: JobBatchBody) -> Response:
             made = sets.create(session, drafts, labels=body.metadata, webhook_url=body.webhook_url)
             document = _document(made)
     except AlreadyThere as found:
-        return _accepted(_read(principal, found.set_id), replayed=True)
+        return accepted(_read(principal, found.set_id), replayed=True)
     services().broker.enqueue_jobs([(each.model, each.job_id) for each in drafts])
     log.info("job_batch_submitted", batch_id=str(document.id), jobs=len(drafts))
-    return _accepted(document, replayed=False)
+    return accepted(document, replayed=False)
 
 
 @operation(
     blueprint,
     "GET",
     "/batches",
-    query=BatchesQuery,
+    query=PageQuery,
     answer=BatchesDocument,
     errors=(errors.InvalidRequest,),
 )
-def list_job_batches(principal: Principal, query: BatchesQuery) -> BatchesDocument:
+def list_job_batches(principal: Principal, query: PageQuery) -> BatchesDocument:
     """List the account's batches of jobs, newest first."""
     with services().database.transaction() as session:
         found, more = sets.page(session, principal.account_id, after=query.after, limit=query.limit)
@@ -132,11 +121,3 @@ def _read(principal: Principal, unique: UUID) -> SetDocument:
 
 def _document(made: JobSet) -> SetDocument:
     return sets.document(made, base_url=services().settings.public_url)
-
-
-def _accepted(document: SetDocument, *, replayed: bool) -> Response:
-    response = Response(document.model_dump_json(), status=202, mimetype="application/json")
-    response.headers["Location"] = document.urls.get
-    if replayed:
-        response.headers["Idempotent-Replayed"] = "true"
-    return response

@@ -13,14 +13,16 @@ from flask import Blueprint, Response, g, request
 
 from app import errors
 from app.accounts.principal import Principal
+from app.api.accepting import accepted
+from app.api.cancelling import cancel_job
 from app.api.conversations import with_history
 from app.api.idempotency import idempotency
 from app.api.operations import operation
 from app.api.payloads import JobsDocument, JobsQuery
+from app.api.refusals import SUBMIT_ERRORS, SUBMIT_HEADERS
 from app.api.services import services
-from app.jobs import queries, telling
+from app.jobs import queries
 from app.jobs.bodies import ChatBody, JobBody, PromptBody
-from app.jobs.cancel import cancel as cancel_job
 from app.jobs.document import JobDocument
 from app.jobs.drafts import draft
 from app.jobs.states import TERMINAL
@@ -32,22 +34,7 @@ blueprint = Blueprint("jobs", __name__)
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _LONGEST_WAIT = timedelta(seconds=60)
 _PREFER = {"Prefer": '"wait=n": answer when the job has ended, or after n seconds (60 at most).'}
-_SUBMIT_HEADERS = {
-    "Idempotency-Key": "The same key with the same request is done once and answered alike.",
-    **_PREFER,
-}
-_SUBMIT_ERRORS = (
-    errors.MalformedRequest,
-    errors.InvalidJSON,
-    errors.InsufficientCredit,
-    errors.BodyTooLarge,
-    errors.NotJSON,
-    errors.InvalidRequest,
-    errors.UnknownModel,
-    errors.ContextLengthExceeded,
-    errors.WebhookURLRefused,
-    errors.IdempotencyKeyReused,
-)
+_HEADERS = {**SUBMIT_HEADERS, **_PREFER}
 
 
 @operation(
@@ -57,8 +44,8 @@ _SUBMIT_ERRORS = (
     body=PromptBody,
     answer=JobDocument,
     status=202,
-    headers=_SUBMIT_HEADERS,
-    errors=_SUBMIT_ERRORS,
+    headers=_HEADERS,
+    errors=SUBMIT_ERRORS,
 )
 def generate(principal: Principal, body: PromptBody) -> Response:
     """Submit a prompt, put into the model's chat template as the user's message."""
@@ -72,8 +59,8 @@ def generate(principal: Principal, body: PromptBody) -> Response:
     body=PromptBody,
     answer=JobDocument,
     status=202,
-    headers=_SUBMIT_HEADERS,
-    errors=_SUBMIT_ERRORS,
+    headers=_HEADERS,
+    errors=SUBMIT_ERRORS,
 )
 def complete(principal: Principal, body: PromptBody) -> Response:
     """Submit a prompt that the model continues as it stands, without a chat template."""
@@ -87,8 +74,8 @@ def complete(principal: Principal, body: PromptBody) -> Response:
     body=ChatBody,
     answer=JobDocument,
     status=202,
-    headers=_SUBMIT_HEADERS,
-    errors=_SUBMIT_ERRORS,
+    headers=_HEADERS,
+    errors=SUBMIT_ERRORS,
 )
 def chat(principal: Principal, body: ChatBody) -> Response:
     """Submit a chat; the model writes the next message."""
@@ -158,12 +145,7 @@ def cancel(principal: Principal, job_id: str) -> JobDocument:
     that has ended changes nothing.
     """
     wanted = parse_id(job_id)
-    with services().database.transaction() as session:
-        ended = cancel_job(
-            session, principal.account_id, wanted, base_url=services().settings.public_url
-        )
-    if ended is not None:
-        telling.tell(services().broker, [ended])
+    cancel_job(services(), principal.account_id, wanted)
     return _read(principal, wanted)
 
 
@@ -180,20 +162,12 @@ def _submit(
         idempotency=idempotency(),
     )
     prepared = replace(prepared, parameters={**prepared.parameters, **more})
-    accepted = services().submitter.submit(prepared)
-    structlog.contextvars.bind_contextvars(job_id=str(accepted.job_id))
-    if accepted.document is None:
-        return _accepted(_read_when_ended(principal, accepted.job_id), replayed=True)
+    stored = services().submitter.submit(prepared)
+    structlog.contextvars.bind_contextvars(job_id=str(stored.job_id))
+    if stored.document is None:
+        return accepted(_read_when_ended(principal, stored.job_id), replayed=True)
     log.info("job_submitted", model=prepared.model, kind=kind)
-    return _accepted(_new_when_ended(principal, accepted.document), replayed=False)
-
-
-def _accepted(document: JobDocument, *, replayed: bool) -> Response:
-    response = Response(document.model_dump_json(), status=202, mimetype="application/json")
-    response.headers["Location"] = document.urls.get
-    if replayed:
-        response.headers["Idempotent-Replayed"] = "true"
-    return response
+    return accepted(_new_when_ended(principal, stored.document), replayed=False)
 
 
 def _read(principal: Principal, job_id: UUID) -> JobDocument:

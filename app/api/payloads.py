@@ -11,18 +11,23 @@ from app.jobs.document import Document, JobDocument, Moment, PriceDocument, Wait
 from app.jobs.sets import SetDocument
 
 
-class JobsQuery(BaseModel):
-    """Which jobs to list, newest first."""
+class PageQuery(BaseModel):
+    """Which part of a list to read."""
 
     model_config = ConfigDict(extra="forbid")
+
+    after: UUID | None = Field(None, description='"next" of the page before.')
+    limit: int = Field(20, ge=1, le=100)
+
+
+class JobsQuery(PageQuery):
+    """Which jobs to list, newest first."""
 
     status: Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"] | None = (
         None
     )
     model: Text | None = None
     batch: UUID | None = None
-    after: UUID | None = Field(None, description='"next" of the page before.')
-    limit: int = Field(20, ge=1, le=100)
 
 
 class JobsDocument(Document):
@@ -131,15 +136,6 @@ class ConversationsDocument(Document):
     next: str | None
 
 
-class TurnsQuery(BaseModel):
-    """Which turns to read, in their order."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    after: UUID | None = Field(None, description='"next" of the page before.')
-    limit: int = Field(20, ge=1, le=100)
-
-
 class TurnMessageDocument(Document):
     """What was said."""
 
@@ -163,15 +159,6 @@ class TurnsDocument(Document):
     data: list[TurnDocument]
     has_more: bool
     next: UUID | None
-
-
-class BatchesQuery(BaseModel):
-    """Which batches to list, newest first."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    after: UUID | None = Field(None, description='"next" of the page before.')
-    limit: int = Field(20, ge=1, le=100)
 
 
 class BatchesDocument(Document):

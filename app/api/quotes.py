@@ -2,10 +2,10 @@
 
 from flask import Blueprint, g
 
-from app import errors
 from app.accounts.principal import Principal
 from app.api.operations import operation
 from app.api.payloads import QuoteDocument
+from app.api.refusals import QUOTE_ERRORS
 from app.api.services import services
 from app.billing.prices import CURRENCY, Usage
 from app.billing.tables import Balance
@@ -25,16 +25,7 @@ blueprint = Blueprint("quotes", __name__)
     "/quote",
     body=QuoteBody,
     answer=QuoteDocument,
-    errors=(
-        errors.MalformedRequest,
-        errors.InvalidJSON,
-        errors.BodyTooLarge,
-        errors.NotJSON,
-        errors.InvalidRequest,
-        errors.UnknownModel,
-        errors.ContextLengthExceeded,
-        errors.WebhookURLRefused,
-    ),
+    errors=QUOTE_ERRORS,
 )
 def quote(principal: Principal, body: QuoteBody) -> QuoteDocument:
     """Say what a job would cost at least and at most, whether the credit covers it, and whether and

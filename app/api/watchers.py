@@ -26,6 +26,7 @@ from app.streams import Follow, Piece
 log = structlog.get_logger(__name__)
 
 LOOK_SECONDS = 2.0
+_ASK_SECONDS = 1.0
 
 Look = Callable[[Collection[UUID]], Mapping[UUID, Standing]]
 
@@ -100,15 +101,23 @@ class Watchers:
         self._closed = True
         self._hearing.close()
 
-    def wait(self, job_id: UUID, seconds: float) -> None:
-        """Return when the job has ended, ``seconds`` from now at the latest."""
+    def wait(
+        self, job_id: UUID, seconds: float, *, unless: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Return when the job has ended, ``seconds`` from now at the latest; or when ``unless``,
+        which is asked every second, says that nobody waits any more.
+        """
         give_up = time.monotonic() + seconds
         with self.watching(job_id) as (watched, event):
             # After the event is known, so that an end in between is not missed.
             standing = self._looks.do(job_id)
             if standing is None or standing.status in TERMINAL:
                 return
-            while not watched.ended and event.wait(max(0.0, give_up - time.monotonic())):
+            while not watched.ended and not unless():
+                left = give_up - time.monotonic()
+                if left <= 0:
+                    return
+                event.wait(min(left, _ASK_SECONDS))
                 event.clear()
 
     @contextmanager

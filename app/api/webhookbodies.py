@@ -3,8 +3,9 @@
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, Field
 
+from app.api.payloads import PageQuery
 from app.jobs.bodies import Body, NonEmpty, Text
 from app.webhooks.events import EventType
 from app.webhooks.signing import is_secret
@@ -48,20 +49,7 @@ class ReplayBody(Body):
     since: AwareDatetime = Field(description="By when it was recorded first.")
 
 
-class Query(BaseModel):
-    """Which page of a list, newest first."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    after: UUID | None = Field(None, description='"next" of the page before.')
-    limit: int = Field(20, ge=1, le=100)
-
-
-class EndpointsQuery(Query):
-    """Which endpoints to list, newest first."""
-
-
-class DeliveriesQuery(Query):
+class DeliveriesQuery(PageQuery):
     """Which deliveries to list, newest first."""
 
     endpoint: UUID | None = None

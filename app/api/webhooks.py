@@ -11,9 +11,9 @@ from app.api.payloads import (
     EndpointBody,
     SecretDocument,
 )
+from app.api.refusals import BODY_ERRORS
 from app.api.services import services
 from app.api.webhookpayloads import PublicKeyDocument
-from app.errors import BodyTooLarge, InvalidJSON, InvalidRequest, MalformedRequest, NotJSON
 from app.webhooks import endpoints
 from app.webhooks.secrets import lock, read_public_key, read_secret, rotate
 
@@ -56,7 +56,7 @@ def disabled_endpoints(principal: Principal) -> DisabledEndpointsDocument:
     "/webhooks/enable",
     body=EndpointBody,
     answer=DisabledEndpointsDocument,
-    errors=(InvalidJSON, MalformedRequest, NotJSON, BodyTooLarge, InvalidRequest),
+    errors=BODY_ERRORS,
 )
 def enable_endpoint(principal: Principal, body: EndpointBody) -> DisabledEndpointsDocument:
     """Send to this URL again, events of jobs that end from now on; answers with the URLs that are

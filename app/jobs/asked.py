@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Text, cast, delete, func, select, update
+from sqlalchemy import ARRAY, Text, case, cast, delete, func, literal, select, update
 from sqlalchemy.orm import Session
 
 from app.errors import JobNotFound, JobStillRuns
@@ -50,11 +50,11 @@ def delete_texts(session: Session, account_id: UUID, job_id: UUID) -> None:
     session.execute(delete(Output).where(Output.job_id == job_id))
     session.execute(
         update(Prompt)
-        .where(Prompt.job_id == job_id, Prompt.messages.is_not(None))
-        .values(messages=[])
-    )
-    session.execute(
-        update(Prompt).where(Prompt.job_id == job_id, Prompt.prompt.is_not(None)).values(prompt="")
+        .where(Prompt.job_id == job_id)
+        .values(  # of the one that there is
+            messages=case((Prompt.messages.is_not(None), literal([], Prompt.messages.type))),
+            prompt=case((Prompt.prompt.is_not(None), "")),
+        )
     )
     session.execute(
         update(Job)

@@ -27,11 +27,9 @@ Messages = list[dict[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """One of an account's; ``first`` and ``last`` are its jobs."""
+    """One of an account's."""
 
     name: str
-    first: UUID
-    last: UUID
     jobs: int
     created: datetime
     last_active: datetime
@@ -68,13 +66,10 @@ def page(
 ) -> tuple[list[Conversation], bool]:
     """The newest conversations first, those begun before ``after``; whether there are more."""
     # PostgreSQL before 18 has no min() of a uuid; as text they are in the same order, that of time.
-    as_text = cast(Job.id, String)
-    first, last = cast(func.min(as_text), Uuid), cast(func.max(as_text), Uuid)
+    first = cast(func.min(cast(Job.id, String)), Uuid)
     query = (
         select(
             Job.conversation,
-            first.label("first"),
-            last.label("last"),
             func.count().label("jobs"),
             func.min(Job.created_at).label("created"),
             func.max(Job.created_at).label("last_active"),
@@ -87,7 +82,11 @@ def page(
     if after is not None:
         query = query.having(first < _first_job(account_id, after).scalar_subquery())
     rows = session.execute(query).all()
-    return [Conversation(*row) for row in rows[:limit]], len(rows) > limit
+    found = [
+        Conversation(row.conversation or "", row.jobs, row.created, row.last_active)
+        for row in rows[:limit]
+    ]
+    return found, len(rows) > limit
 
 
 def turns(
@@ -108,9 +107,8 @@ def turns(
     rows = session.execute(query if after is None else query.where(Job.id > after)).all()
     if not rows and session.scalar(_first_job(account_id, name)) is None:
         raise ConversationNotFound
-    return [_turn(job, messages or [], text) for job, messages, text in rows[:limit]], len(
-        rows
-    ) > limit
+    found = [_turn(job, messages or [], text) for job, messages, text in rows[:limit]]
+    return found, len(rows) > limit
 
 
 def check_ended(session: Session, account_id: UUID, name: str) -> None:

@@ -13,11 +13,12 @@ from app.billing.tables import Charge
 from app.billing.usage import Used
 from app.jobs import sets, transition
 from app.jobs.document import EventDocument, JobDocument, render
-from app.jobs.tables import Attempt, Output
+from app.jobs.tables import Attempt, Job, JobSet, Output
 from app.jobs.transition import Done, End
 from app.rows import store
 from app.webhooks import outbox, subscriptions
 from app.webhooks.events import EventType, job_event
+from app.webhooks.subscriptions import Follower
 
 # Standard Webhooks asks for less than 20 kB; a longer answer is left to a GET.
 _MAX_BODY_BYTES = 20_000
@@ -59,23 +60,25 @@ Addressed = list[tuple[Done, list[Receiver]]]
 
 
 def _addressed(session: Session, done: Sequence[Done]) -> Addressed:
-    """Those that somebody is to be told of, and whom: the job's own URL, and the endpoints of its
-    account. Where both are the same URL it is told twice, since they are signed differently.
-    """
+    """Those that somebody is to be told of, and whom."""
     accounts = {each.job.account_id for each in done if each.followed}
     followers = subscriptions.followers(session, accounts)
-    found = []
-    for each in done:
-        own = [Receiver(each.job.webhook_url)] if each.job.webhook_url is not None else []
-        others = [
-            Receiver(follower.url, follower.id)
-            for follower in followers
-            if follower.account_id == each.job.account_id
-            and follower.wants(job_event(each.job.status))
-        ]
-        if own or others:
-            found.append((each, own + others))
-    return found
+    found = [(each, _receivers(each.job, job_event(each.job.status), followers)) for each in done]
+    return [(each, receivers) for each, receivers in found if receivers]
+
+
+def _receivers(
+    told_of: Job | JobSet, kind: EventType, followers: Sequence[Follower]
+) -> list[Receiver]:
+    """Its own URL, and the endpoints of its account that want to know. Where both are the same URL
+    it is told twice, since they are signed differently.
+    """
+    own = [Receiver(told_of.webhook_url)] if told_of.webhook_url is not None else []
+    return own + [
+        Receiver(follower.url, follower.id)
+        for follower in followers
+        if follower.account_id == told_of.account_id and follower.wants(kind)
+    ]
 
 
 def _record(
@@ -112,12 +115,6 @@ def _record_sets(session: Session, done: Sequence[Done], base_url: str) -> dict[
     followers = subscriptions.followers(session, {each.account_id for each in over})
     found: dict[UUID, UUID] = {}
     for each in over:
-        own = [Receiver(each.webhook_url)] if each.webhook_url is not None else []
-        others = [
-            Receiver(follower.url, follower.id)
-            for follower in followers
-            if follower.account_id == each.account_id and follower.wants(kind)
-        ]
         body = sets.event(each, kind, base_url=base_url)
         ids = outbox.record(
             session,
@@ -129,7 +126,7 @@ def _record_sets(session: Session, done: Sequence[Done], base_url: str) -> dict[
                     body=body,
                     subscription_id=receiver.subscription_id,
                 )
-                for receiver in own + others
+                for receiver in _receivers(each, kind, followers)
             ],
         )
         last = next(one.job.id for one in done if one.job.set_id == each.id)

@@ -69,17 +69,11 @@ class TextPartBody(Given):
     text: Text
 
 
-class ChatMessageBody(Given):
-    """One turn."""
+class SpokenBody(Given):
+    """What was said in one turn."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | list[TextPartBody] = ""
-    name: NotSupported = None
-    refusal: NotSupported = None
-    audio: NotSupported = None
-    function_call: NotSupported = None
-    tool_calls: NoList = None
-    annotations: NoList = None
+    content: Text | list[TextPartBody]
 
     def as_message(self) -> dict[str, str]:
         """As it is stored, and put into the chat template."""
@@ -87,6 +81,18 @@ class ChatMessageBody(Given):
         if isinstance(self.content, str):
             return {"role": role, "content": self.content}
         return {"role": role, "content": "".join(part.text for part in self.content)}
+
+
+class ChatMessageBody(SpokenBody):
+    """One turn of a chat."""
+
+    content: Text | list[TextPartBody] = ""
+    name: NotSupported = None
+    refusal: NotSupported = None
+    audio: NotSupported = None
+    function_call: NotSupported = None
+    tool_calls: NoList = None
+    annotations: NoList = None
 
 
 class TextFormatBody(Given):

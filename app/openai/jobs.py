@@ -27,7 +27,7 @@ def chat_job(body: ChatCompletionBody) -> ChatBody:
         "max_tokens": body.max_completion_tokens or body.max_tokens,
         "logprobs": body.logprobs,
         "response_format": _format(body.response_format),
-        "metadata": _metadata(body),
+        "metadata": labels(body.metadata, user=body.user, safety_identifier=body.safety_identifier),
         "messages": [each.as_message() for each in body.messages],
     }
     return made(ChatBody, fields)
@@ -39,7 +39,7 @@ def completion_job(body: CompletionBody) -> PromptBody:
         **common(body),
         "max_tokens": body.max_tokens,
         "logprobs": body.logprobs is not None,
-        "metadata": {"user": body.user} if body.user else {},
+        "metadata": labels({}, user=body.user),
         "prompt": body.text,
     }
     return made(PromptBody, fields)
@@ -82,14 +82,24 @@ def common(body: CallBody) -> dict[str, Any]:
 def _format(wanted: Any) -> ResponseFormatBody | None:
     match wanted:
         case JSONSchemaFormatBody():
-            return ResponseFormatBody(type="json_schema", json_schema=wanted.json_schema)
+            return constrained(wanted.json_schema)
         case JSONObjectFormatBody():
-            anything = JSONSchemaBody(schema={"type": "object"})
-            return ResponseFormatBody(type="json_schema", json_schema=anything)
+            return constrained(ANY_OBJECT)
         case _:
             return None
 
 
-def _metadata(body: ChatCompletionBody) -> dict[str, str]:
-    said = {"user": body.user, "safety_identifier": body.safety_identifier}
-    return {**{name: each for name, each in said.items() if each}, **body.metadata}
+ANY_OBJECT = JSONSchemaBody(schema={"type": "object"})
+
+
+def constrained(schema: JSONSchemaBody) -> ResponseFormatBody:
+    """The form of an answer that follows a schema."""
+    return ResponseFormatBody(type="json_schema", json_schema=schema)
+
+
+def labels(
+    metadata: dict[str, str], *, user: str | None, safety_identifier: str | None = None
+) -> dict[str, str]:
+    """A job's metadata: the client's, and who its end user is."""
+    said = {"user": user, "safety_identifier": safety_identifier}
+    return {**{name: each for name, each in said.items() if each}, **metadata}

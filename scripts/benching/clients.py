@@ -15,7 +15,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -174,7 +174,10 @@ def held_open(count: int, notes: Notes) -> tuple[float, float, float]:
         ground.start(_one_process(ground.stack.api()))
         api = Api(ground)
         ids = [api.submit(f"job {number}") for number in range(count)]
-        rss: Callable[[], float] = lambda: ground.resident_bytes("api") / MEBIBYTE  # noqa: E731
+
+        def rss() -> float:
+            return ground.resident_bytes("api") / MEBIBYTE
+
         before = rss()
         with streams(api, ids) as open_ones:
             open_ones.await_all(b"event: status")

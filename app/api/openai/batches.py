@@ -10,6 +10,7 @@ from app.accounts.principal import Principal
 from app.api.idempotency import sent_key
 from app.api.openai.lists import BatchesQuery, BatchList, parsed_id
 from app.api.operations import COMPATIBLE, operation
+from app.api.refusals import BODY_ERRORS
 from app.api.services import services
 from app.batches import creating, queries
 from app.batches.creating import NewBatch
@@ -36,14 +37,7 @@ _HEADERS = {
     body=BatchBody,
     answer=BatchObject,
     headers=_HEADERS,
-    errors=(
-        errors.MalformedRequest,
-        errors.InvalidJSON,
-        errors.BodyTooLarge,
-        errors.NotJSON,
-        errors.InvalidRequest,
-        errors.IdempotencyKeyReused,
-    ),
+    errors=(*BODY_ERRORS, errors.IdempotencyKeyReused),
 )
 def create_batch(principal: Principal, body: BatchBody) -> BatchObject:
     """Do the requests of a file, each as a job of low priority at the batch price."""

@@ -15,13 +15,12 @@ from flask import g, request
 
 from app import errors
 from app.accounts.principal import Principal
+from app.api.cancelling import cancel_job
 from app.api.idempotency import idempotency, sent_key
 from app.api.presence import is_gone
 from app.api.services import Services, services
 from app.errors import GPTQueueError
-from app.jobs import telling
 from app.jobs.bodies import JobBody
-from app.jobs.cancel import cancel
 from app.jobs.document import JobDocument
 from app.jobs.drafts import draft
 from app.jobs.states import TERMINAL
@@ -31,7 +30,7 @@ from app.openai.jobs import raise_failure
 
 log = structlog.get_logger(__name__)
 
-_LOOK_SECONDS = 1.0  # so long a job may run on for a client that is gone
+_PAUSE_SECONDS = 1.0  # while the database is away
 # While the database is away, a job of nobody's cannot be cancelled.
 _CANCEL_SECONDS, _CANCEL_PAUSE_SECONDS = 300.0, 2.0
 
@@ -54,17 +53,19 @@ class Call:
         return [self._ended(job_id, give_up) for job_id in self.job_ids]
 
     def _ended(self, job_id: UUID, give_up: float) -> JobDocument:
-        while not is_gone(request.environ):
-            if time.monotonic() >= give_up:
+        environ = request.environ
+        while not is_gone(environ):
+            left = give_up - time.monotonic()
+            if left <= 0:
                 raise _timed_out(self.job_ids)
             try:
+                self.services.watchers.wait(job_id, left, unless=lambda: is_gone(environ))
                 job = self.services.reader.read(self.account_id, job_id)
                 if job.status in TERMINAL:
                     raise_failure(job)
                     return job
-                self.services.watchers.wait(job_id, _LOOK_SECONDS)
             except errors.DatabaseUnavailable:
-                time.sleep(_LOOK_SECONDS)  # the job goes on meanwhile, and so does the client
+                time.sleep(_PAUSE_SECONDS)  # the job goes on meanwhile, and so does the client
         raise errors.ClientGone
 
     @contextmanager
@@ -94,17 +95,12 @@ class Call:
 
     def _cancel(self, job_ids: Sequence[UUID]) -> list[UUID]:
         """Cancel jobs; those that the database could not be asked for."""
-        base_url = self.services.settings.public_url
         left = []
         for job_id in job_ids:
             try:
-                with self.services.database.transaction() as session:
-                    ended = cancel(session, self.account_id, job_id, base_url=base_url)
+                cancel_job(self.services, self.account_id, job_id)
             except errors.DatabaseUnavailable:
                 left.append(job_id)
-                continue
-            if ended is not None:
-                telling.tell(self.services.broker, [ended])
         return left
 
     def _cancel_later(self, left: list[UUID]) -> None:

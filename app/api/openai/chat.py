@@ -4,9 +4,9 @@ from flask import Blueprint, Response
 
 from app.accounts.principal import Principal
 from app.api.openai import calls, streams
-from app.api.openai.refusals import CALL_ERRORS, CALL_HEADERS
 from app.api.openai.streams import ChatChunks
 from app.api.operations import COMPATIBLE, operation
+from app.api.refusals import CALL_ERRORS, CALL_HEADERS
 from app.openai import answers
 from app.openai.answers import ChatCompletion
 from app.openai.bodies import ChatCompletionBody

@@ -10,28 +10,19 @@ from app.openai.bodies import (
     JSONObjectFormatBody,
     NoList,
     NotSupported,
+    SpokenBody,
     TextFormatBody,
-    TextPartBody,
     only,
 )
 
 
-class InputItemBody(Given):
+class InputItemBody(SpokenBody):
     """One turn; ``id`` and ``status`` are those of an answer that is sent back."""
 
     type: Literal["message"] = "message"
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Text | list[TextPartBody]
     id: Text | None = None
     status: Text | None = None
     phase: Text | None = None
-
-    def as_message(self) -> dict[str, str]:
-        """As it is stored, and put into the chat template."""
-        role = "system" if self.role == "developer" else self.role
-        if isinstance(self.content, str):
-            return {"role": role, "content": self.content}
-        return {"role": role, "content": "".join(part.text for part in self.content)}
 
 
 class SchemaFormatBody(JSONSchemaBody, Given):

@@ -6,9 +6,9 @@ from flask import Blueprint, Response, request
 
 from app import errors
 from app.accounts.principal import Principal
+from app.api.cancelling import cancel_job
 from app.api.following import Following
 from app.api.openai import calls, response_streams
-from app.api.openai.refusals import CALL_ERRORS, CALL_HEADERS
 from app.api.openai.response_answers import (
     RESPONSE,
     DeletedResponse,
@@ -20,12 +20,14 @@ from app.api.openai.response_answers import (
 from app.api.openai.response_bodies import ResponseBody, ResponseQuery, SchemaFormatBody
 from app.api.openai.streams import call_stream, ids_header
 from app.api.operations import COMPATIBLE, operation
+from app.api.refusals import CALL_ERRORS, CALL_HEADERS
 from app.api.services import services
 from app.jobs import asked as jobs_asked
 from app.jobs.asked import Asked
-from app.jobs.bodies import ChatBody, JSONSchemaBody, ResponseFormatBody
+from app.jobs.bodies import ChatBody, ResponseFormatBody
 from app.jobs.document import JobDocument
 from app.openai.bodies import JSONObjectFormatBody
+from app.openai.jobs import ANY_OBJECT, constrained, labels
 from app.validation import made
 
 blueprint = Blueprint("openai_responses", __name__, url_prefix=COMPATIBLE)
@@ -51,13 +53,13 @@ def create_response(principal: Principal, body: ResponseBody) -> Response:
     )
     if body.background:
         call = call.kept()
-    (made,) = call.job_ids
+    (unique,) = call.job_ids
     with call.held():
         if body.stream:
-            return _stream(principal, made, call=call, after=-1)
+            return _stream(principal, unique, call=call, after=-1)
         if not body.background:
             call.wait()
-        document, asked = _read(principal, made)
+        document, asked = _read(principal, unique)
     return Response(
         response(document, asked).model_dump_json(),
         headers=ids_header([document]),
@@ -93,7 +95,7 @@ def cancel_response(principal: Principal, response: str) -> Response:
     """Cancel a response: at once while it is queued, within seconds while it runs."""
     wanted = job_id(response)
     _read(principal, wanted)
-    calls.Call(services(), principal.account_id, [wanted], comes_back=False).abandon()
+    cancel_job(services(), principal.account_id, wanted)
     return _shown(principal, wanted)
 
 
@@ -155,7 +157,6 @@ def _turns(principal: Principal, body: ResponseBody) -> list[dict[str, str]]:
 
 
 def _as_job(body: ResponseBody, turns: list[dict[str, str]]) -> ChatBody:
-    said = {"user": body.user, "safety_identifier": body.safety_identifier}
     fields = {
         "model": body.model,
         "max_tokens": body.max_output_tokens,
@@ -163,7 +164,7 @@ def _as_job(body: ResponseBody, turns: list[dict[str, str]]) -> ChatBody:
         "top_p": body.top_p,
         "logprobs": body.wants_logprobs,
         "response_format": _format(body),
-        "metadata": {**{name: each for name, each in said.items() if each}, **body.metadata},
+        "metadata": labels(body.metadata, user=body.user, safety_identifier=body.safety_identifier),
         "messages": turns,
     }
     return made(ChatBody, fields)
@@ -171,13 +172,12 @@ def _as_job(body: ResponseBody, turns: list[dict[str, str]]) -> ChatBody:
 
 def _format(body: ResponseBody) -> ResponseFormatBody | None:
     match body.text.format:
-        case SchemaFormatBody(name=name, schema_=schema):
-            wanted = JSONSchemaBody(name=name, schema=schema)
+        case SchemaFormatBody() as schema:
+            return constrained(schema)
         case JSONObjectFormatBody():
-            wanted = JSONSchemaBody(schema={"type": "object"})
+            return constrained(ANY_OBJECT)
         case _:
             return None
-    return ResponseFormatBody(type="json_schema", json_schema=wanted)
 
 
 def _own(body: ResponseBody) -> dict[str, object]:
