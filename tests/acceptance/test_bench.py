@@ -27,7 +27,7 @@ ALONE = {
     "waiting": {"told_p50", "told_p99", "waiting_transactions", "idle_transactions"},
     "memory": {"api_rss_most", "submit_rate"},
 }
-ENGINE = {"engine_in_worker"} | {
+ENGINE = {"engine_in_worker", "engine_in_worker_batches"} | {
     f"engine_{load}_{other}"
     for load in ("1", "16", "64", "random")
     for other in ("static", "continuous", "transformers")

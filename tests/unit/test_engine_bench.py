@@ -178,7 +178,7 @@ def test_a_target_says_whether_it_holds(target: Target, line: str) -> None:
 def test_every_target_is_of_a_figure_that_can_be_measured() -> None:
     rivals = ("static", "continuous", "llama")
     measured = {f"engine_{load}_{name}" for load in (1, 16, 64, "random") for name in rivals}
-    measured |= {"engine_loop_512", "engine_in_worker"}
+    measured |= {"engine_loop_512", "engine_in_worker", "engine_in_worker_batches"}
     assert {target.figure for target in TARGETS} <= measured
     assert {target.figure for target in GPU_TARGETS} <= {
         f"gpu_{name}_{kind}_{batch}"

@@ -72,7 +72,7 @@ def on_cpu(options: argparse.Namespace, notes: Notes) -> list[Figure]:
             contest.warm(prompts)
             for number in range(options.rounds):
                 contest.measure(number, prompts, seconds=options.seconds)
-            inside, outside = worker.measure(
+            rates = worker.measure(
                 hosts[0],
                 prompts,
                 folder=folder,
@@ -87,7 +87,7 @@ def on_cpu(options: argparse.Namespace, notes: Notes) -> list[Figure]:
         *first_token(contest.rounds, ours),
         alone("engine_memory_per_slot", "MiB", [contest.rounds.memory[ours]]),
         *loop_cost(ours),
-        higher_is_better("engine_in_worker", "tokens/s", values=inside, baselines=outside),
+        *in_worker(rates),
     ]
 
 
@@ -141,6 +141,15 @@ def first_token(rounds: Rounds, ours: str) -> list[Figure]:
         else alone(f"engine_first_token_{name}", "ms", times[ours])
         for name, times in percentiles.items()
         if ours in times
+    ]
+
+
+def in_worker(rates: dict[str, list[float]]) -> list[Figure]:
+    """The engine inside the worker, beside the engine alone."""
+    names = {"engine_in_worker": worker.SINGLE, "engine_in_worker_batches": worker.BATCHES}
+    return [
+        higher_is_better(name, "tokens/s", values=rates[how], baselines=rates[worker.ALONE])
+        for name, how in names.items()
     ]
 
 

@@ -57,7 +57,10 @@ TARGETS = [
     Target("1 request, beside generate", "engine_1_static", 1.8),
     Target("1 request, beside llama-server", "engine_1_llama", 1.0),
     Target("a step of the loop with 512 requests", "engine_loop_512", 1.0, of="value", most=True),
-    Target("inside the worker, beside the engine alone", "engine_in_worker", 0.9),
+    Target("inside the worker, one by one, beside the engine alone", "engine_in_worker", 0.9),
+    Target(
+        "inside the worker, in batches, beside the engine alone", "engine_in_worker_batches", 0.9
+    ),
 ]
 
 GPU_TARGETS = [

@@ -1,15 +1,18 @@
 """The engine inside the product: jobs through API, queue, worker, PostgreSQL and webhook.
 
-The same prompts' worth of work is given to the engine alone, in turn, in the same run.
+They are submitted one by one, each with a webhook, and as batches with one; the same prompts' worth
+of work is given to the engine alone, in turn, in the same run.
 """
 
 import http.client
 import json
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 
@@ -27,28 +30,37 @@ from scripts.stack.problem import Problem
 MODEL = "bench"
 TOKENS = "SELECT sum(completion_tokens) FROM jobs"
 CLIENTS = 8
+MOST = 1000  # jobs in a batch
+ALONE, SINGLE, BATCHES = "alone", "in the worker", "in the worker, as batches"
+
+Json = dict[str, Any]
+Call = tuple[str, Json]  # the path under /api/v1, and the body
 
 
 def measure(
     alone: Host, prompts: Prompts, *, folder: Path, jobs: int, rounds: int, notes: Notes
-) -> tuple[list[float], list[float]]:
-    """Tokens per second inside the worker, and of the engine ``alone``, in alternating rounds."""
+) -> dict[str, list[float]]:
+    """Tokens per second of the engine alone, of single jobs in the worker, and of jobs in batches,
+    by these names, in alternating rounds.
+    """
     catalog = bed.CATALOG.format(model=MODEL, source=folder, engine=alone.name)
-    inside, outside = [], []
+    rates: dict[str, list[float]] = {ALONE: [], SINGLE: [], BATCHES: []}
     with bed.made(catalog) as ground, listening() as receiver:
         stack = ground.stack
         with notes.doing("starting the API and the workers"):
             worker = stack.worker(MODEL, slots=SLOTS)
             ground.start(stack.api(), worker, stack.delivery(), stack.beat())
         product = Product(ground, receiver)
-        product.run([prompts.text() for _ in range(CLIENTS)], prompts.tokens)
+        product.run_singly([prompts.text() for _ in range(CLIENTS)], prompts.tokens)
         for _ in range(rounds):
-            outside.append(ask(alone, prompts, jobs))
-            notes.say(f"{alone.name} alone, {jobs} requests: {outside[-1]:,.0f} tokens/s")
+            rates[ALONE].append(ask(alone, prompts, jobs))
             texts = [prompts.text() for _ in range(jobs)]
-            inside.append(product.run(texts, prompts.tokens))
-            notes.say(f"{alone.name} in the worker, {jobs} jobs: {inside[-1]:,.0f} tokens/s")
-    return inside, outside
+            rates[SINGLE].append(product.run_singly(texts, prompts.tokens))
+            texts = [prompts.text() for _ in range(jobs)]
+            rates[BATCHES].append(product.run_batches(texts, prompts.tokens))
+            for how, found in rates.items():
+                notes.say(f"{alone.name} {how}, {jobs} requests: {found[-1]:,.0f} tokens/s")
+    return rates
 
 
 def ask(alone: Host, prompts: Prompts, requests: int) -> float:
@@ -66,34 +78,53 @@ class Product:
     ground: Bed
     receiver: Receiver
 
-    def run(self, texts: list[str], tokens: int) -> float:
-        """Tokens per second from the first POST to the last webhook."""
+    def run_singly(self, texts: list[str], tokens: int) -> float:
+        """Tokens per second from the first POST to the last webhook, of which each job has one."""
+
+        def submit() -> None:
+            with ThreadPoolExecutor(max_workers=CLIENTS) as clients:
+                list(clients.map(self._submit, _shares(jobs)))
+
+        told = {"webhook_url": self.receiver.url}
+        jobs = [("complete", {**_job(text, tokens), **told}) for text in texts]
+        return self._rate(submit, webhooks=len(texts), tokens=tokens * len(texts))
+
+    def run_batches(self, texts: list[str], tokens: int) -> float:
+        """The same of batches, of which each has one webhook."""
+        jobs = [{"kind": "complete", **_job(text, tokens)} for text in texts]
+        batches = [
+            ("batches", {"jobs": jobs[first : first + MOST], "webhook_url": self.receiver.url})
+            for first in range(0, len(jobs), MOST)
+        ]
+        return self._rate(
+            lambda: self._submit(batches), webhooks=len(batches), tokens=tokens * len(texts)
+        )
+
+    def _rate(self, submit: Callable[[], None], *, webhooks: int, tokens: int) -> float:
+        """Tokens per second when this submits what makes so many of them."""
         self.receiver.forget()
         before = self._generated()
         started = time.monotonic()
-        with ThreadPoolExecutor(max_workers=CLIENTS) as clients:
-            list(clients.map(lambda share: self._submit(share, tokens), _shares(texts)))
-        seconds = self.receiver.last_moment(len(texts)) - started
+        submit()
+        seconds = self.receiver.last_moment(webhooks) - started
         found = self._generated() - before
-        if found != tokens * len(texts):
-            raise Problem(f"{len(texts)} jobs gave {found} tokens, not {tokens * len(texts)}.")
+        if found != tokens:
+            raise Problem(f"The jobs gave {found} tokens, not {tokens}.")
         return found / seconds
 
-    def _submit(self, texts: list[str], tokens: int) -> None:
-        """One client's jobs, over one connection."""
+    def _submit(self, calls: list[Call]) -> None:
+        """One after the other, over one connection."""
         connection = http.client.HTTPConnection(LOCALHOST, self.ground.stack.choices.port)
         headers = {
             "Authorization": f"Bearer {self.ground.key}",
             "Content-Type": "application/json",
         }
-        for text in texts:
-            body = {"model": MODEL, "prompt": text, "max_tokens": tokens, "temperature": 0}
-            message = json.dumps({**body, "webhook_url": self.receiver.url})
-            connection.request("POST", "/api/v1/complete", message, headers)
+        for path, body in calls:
+            connection.request("POST", f"/api/v1/{path}", json.dumps(body), headers)
             answer = connection.getresponse()
             said = answer.read().decode()
             if answer.status != HTTPStatus.ACCEPTED:
-                raise Problem(f"A job was refused ({answer.status}): {said}")
+                raise Problem(f"What was submitted was refused ({answer.status}): {said}")
         connection.close()
 
     def _generated(self) -> int:
@@ -106,6 +137,10 @@ class Product:
         return int(tokens or 0)
 
 
-def _shares(texts: list[str]) -> list[list[str]]:
+def _job(text: str, tokens: int) -> Json:
+    return {"model": MODEL, "prompt": text, "max_tokens": tokens, "temperature": 0}
+
+
+def _shares(calls: list[Call]) -> list[list[Call]]:
     """What each of the clients submits."""
-    return [texts[first::CLIENTS] for first in range(CLIENTS)]
+    return [calls[first::CLIENTS] for first in range(CLIENTS)]
