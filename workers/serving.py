@@ -24,6 +24,7 @@ from workers.engines.base import Engine, Generation, Message, Request, Sampling,
 from workers.gpus import Gpus
 from workers.heartbeat import Heartbeat
 from workers.streams import Streams
+from workers.suspects import Suspects
 
 log = structlog.get_logger(__name__)
 
@@ -58,6 +59,7 @@ class Serving:
         self._settings = settings
         self._database = database
         self._engine: Engine | None = None
+        self._suspects = Suspects(slots=settings.engine_slots, max_attempts=settings.max_attempts)
         self._state, self._error = WorkerState.LOADING, ""
         self._refused_first: Mapping[str, str] = {}
         self._job_seconds: float | None = None
@@ -166,6 +168,10 @@ class Serving:
         assert self._engine is not None
         engine, lease = self._engine, claimed.lease
         request = _request(claimed, base=self.identity.model)
+        with self._suspects.among(lease, losses=claimed.losses, seconds=claimed.seconds_left):
+            return self._generate(engine, request, lease)
+
+    def _generate(self, engine: Engine, request: Request, lease: Lease) -> Generation:
         try:
             began = time.monotonic()
             with self._streams.telling(lease, request.id, stream=engine.stream):
@@ -184,6 +190,7 @@ class Serving:
         self._job_seconds = before + _NEWEST * (seconds - before)
 
     def _cancel(self, lease: Lease) -> None:
+        self._suspects.hurry(lease)
         if self._engine is not None:
             self._engine.cancel(_request_id(lease))
 

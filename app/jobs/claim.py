@@ -15,6 +15,7 @@ from sqlalchemy import String, bindparam, func, select, true
 from sqlalchemy.orm import Session
 
 from app.jobs import transition
+from app.jobs.losses import losses
 from app.jobs.states import Outcome, Status
 from app.jobs.tables import Attempt, Job, Prompt
 from app.jobs.transition import Lease
@@ -35,6 +36,7 @@ class Claimed:
     messages: list[dict[str, str]] | None
     parameters: dict[str, Any]
     seconds_left: float  # until the deadline
+    losses: int  # how often it lost its worker before
 
 
 Start = Callable[..., list[Job]]  # transition.start, for one model and a limit
@@ -61,7 +63,11 @@ def claim(
     store(session, (Attempt, [_attempt(job) for job in jobs]))
     found = session.scalars(_PROMPTS, {"jobs": [job.id for job in jobs]})
     prompts = {prompt.job_id: prompt for prompt in found}
-    return [_claimed(job, prompts[job.id], lease_seconds) for job in jobs]
+    lost = losses(session, [job.id for job in jobs if job.attempt > 1])
+    return [
+        _claimed(job, prompts[job.id], lease_seconds=lease_seconds, losses=lost.get(job.id, 0))
+        for job in jobs
+    ]
 
 
 _SERVED = given("served", model=String, version=String)
@@ -113,7 +119,7 @@ def _attempt(job: Job) -> dict[str, Any]:
     }
 
 
-def _claimed(job: Job, prompt: Prompt, lease_seconds: float) -> Claimed:
+def _claimed(job: Job, prompt: Prompt, *, lease_seconds: float, losses: int) -> Claimed:
     assert job.lease_until is not None
     now = job.lease_until - timedelta(seconds=lease_seconds)  # the database's, without asking it
     return Claimed(
@@ -125,4 +131,5 @@ def _claimed(job: Job, prompt: Prompt, lease_seconds: float) -> Claimed:
         messages=prompt.messages,
         parameters=job.parameters,
         seconds_left=(job.deadline_at - now).total_seconds(),
+        losses=losses,
     )

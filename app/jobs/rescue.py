@@ -16,8 +16,9 @@ from app.jobs import ending, transition
 from app.jobs.cancel import end_unwanted
 from app.jobs.ending import Ended
 from app.jobs.handback import HandedBack, held
+from app.jobs.losses import losses
 from app.jobs.states import Outcome, Status
-from app.jobs.tables import Attempt, Job
+from app.jobs.tables import Job
 from app.jobs.transition import End, Lease
 
 
@@ -55,13 +56,13 @@ def lose(
 def _take_back(
     session: Session, lost: Sequence[Job], *, max_attempts: int, base_url: str
 ) -> HandedBack:
-    losses = _losses(session, [job.id for job in lost])
+    before = losses(session, [job.id for job in lost])
     ends, again = [], []
     for job in lost:
         if job.cancel_requested_at is not None:
             ends.append(end_unwanted(job, Outcome.LOST))
-        elif losses[job.id] >= max_attempts:
-            ends.append(_buried(job, losses[job.id]))
+        elif before[job.id] + 1 >= max_attempts:
+            ends.append(_buried(job, before[job.id] + 1))
         else:
             again.append(job)
     transition.requeue(session, [Lease(job.id, job.attempt) for job in again], Outcome.LOST)
@@ -80,17 +81,7 @@ def _lost(session: Session, limit: int, job_id: UUID | None = None) -> list[Job]
     return list(session.scalars(query if job_id is None else query.where(Job.id == job_id)))
 
 
-def _losses(session: Session, job_ids: Collection[UUID]) -> dict[UUID, int]:
-    """How often each has lost its worker, now included. What was handed back was not lost."""
-    before = session.execute(
-        select(Attempt.job_id, func.count())
-        .where(Attempt.job_id.in_(job_ids), Attempt.outcome == Outcome.LOST)
-        .group_by(Attempt.job_id)
-    )
-    return {**dict.fromkeys(job_ids, 1), **{job_id: 1 + count for job_id, count in before}}
-
-
-def _buried(job: Job, losses: int) -> End:
+def _buried(job: Job, times: int) -> End:
     return End(
         job_id=job.id,
         source=Status.RUNNING,
@@ -98,5 +89,5 @@ def _buried(job: Job, losses: int) -> End:
         fence=job.attempt,
         outcome=Outcome.LOST,
         error_code="worker_lost",
-        error_message=f"Its worker was lost {losses} times; it was not started again.",
+        error_message=f"Its worker was lost {times} times; it was not started again.",
     )

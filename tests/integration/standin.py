@@ -16,14 +16,16 @@ import numpy as np
 
 from app.errors import ModelLoadFailed, UnknownArchitecture
 from workers.engines.base import FinishReason, Stats
+from workers.engines.breakdown import MemoryGone
 from workers.engines.native import wire
 
-KILLS, RAISES, HANGS, LEAVES, FALLS = "☠", "!", "…", "→", "⚡"
+KILLS, RAISES, HANGS, LEAVES, FALLS, STARVES = "☠", "!", "…", "→", "⚡", "∅"
 FATES = {
     ord(KILLS): lambda: os.kill(os.getpid(), signal.SIGKILL),
     ord(RAISES): lambda: 1 / 0,
     ord(HANGS): lambda: time.sleep(3600),
     ord(LEAVES): lambda: os._exit(3),
+    ord(STARVES): lambda: _raise(MemoryGone()),
     ord(FALLS): lambda: _fall("unspecified launch failure\nCUDA kernel errors might come later"),
 }
 
@@ -47,6 +49,10 @@ def crash() -> None:
 
 def vanish() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def _fall(how: str) -> None:

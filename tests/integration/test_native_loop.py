@@ -10,6 +10,7 @@ from app.errors import UnknownArchitecture
 from tests.integration import tiny
 from tests.integration.loops import CONTEXT, Heard, generated, job, loop, prompts, run
 from workers.engines.base import FinishReason, Sampling
+from workers.engines.breakdown import MemoryGone
 from workers.engines.native import models
 from workers.engines.native.kernels.reference import ReferenceKernels
 from workers.engines.native.loop import Loop
@@ -291,18 +292,15 @@ def test_without_memory_to_choose_tokens_the_step_is_taken_again(
     assert empty(made)
 
 
-def test_a_request_that_finds_no_memory_at_all_fails_with_a_sentence(
+def test_a_loop_that_finds_no_memory_for_one_token_breaks_down_with_a_sentence(
     made: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(batch: Any, newest: torch.Tensor) -> torch.Tensor:
         raise MemoryError
 
     monkeypatch.setattr(made._runner, "run", never)
-    heard = run(made, [job(1, [5, 6, 7], 5), job(2, [5], 5)])
-    assert {end.error for end in heard.ends.values()} == {
-        "The engine ran out of memory while it ran this job."
-    }
-    assert empty(made)
+    with pytest.raises(MemoryGone, match="The engine ran out of memory, even for a single token"):
+        run(made, [job(1, [5, 6, 7], 5), job(2, [5], 5)])
 
 
 def test_statistics_count_what_was_done() -> None:

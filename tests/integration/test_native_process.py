@@ -23,7 +23,7 @@ from app.errors import (
 )
 from tests.integration import standin
 from tests.integration.conftest import Open
-from tests.integration.standin import HANGS, KILLS, LEAVES, RAISES
+from tests.integration.standin import HANGS, KILLS, LEAVES, RAISES, STARVES
 from workers.engines.base import Delta, FinishReason, Generation, Message, Request, Sampling
 from workers.engines.native.engine import NativeEngine
 from workers.engines.native.restarts import Patience
@@ -256,11 +256,12 @@ def test_the_signals_of_a_terminal_do_not_end_the_process_before_its_worker(
 @pytest.mark.parametrize(
     ("fate", "how"),
     [
-        (KILLS, "was killed, as the kernel does when memory runs out."),
-        (RAISES, "failed; its log says how."),
-        (LEAVES, "ended by itself (exit code 3)."),
+        (KILLS, "The engine's process was killed, as the kernel does when memory runs out."),
+        (RAISES, "The engine's process failed; its log says how."),
+        (LEAVES, "The engine's process ended by itself (exit code 3)."),
+        (STARVES, "The engine ran out of memory, even for a single token."),
     ],
-    ids=["killed", "raises", "leaves"],
+    ids=["killed", "raises", "leaves", "starves"],
 )
 def test_a_process_that_dies_loses_what_ran_and_is_started_again(
     open_engine: Open, fate: str, how: str
@@ -271,7 +272,7 @@ def test_a_process_that_dies_loses_what_ran_and_is_started_again(
     for each in (runs, kills):
         error = each.exception(timeout=60)
         assert type(error) is EngineLost
-        assert error.message == f"The engine's process {how}"
+        assert error.message == how
     wait_for(engine.ready)
     assert engine.submit(ask("ab", 4)).result(timeout=60).text == "abab"
     assert (engine.stats().restarts, engine.stats().problem) == (1, "")

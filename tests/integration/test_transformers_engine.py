@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from app.errors import ContextLengthExceeded, EngineFailed, InvalidRequest
+from app.errors import ContextLengthExceeded, EngineFailed, EngineLost, InvalidRequest
 from tests.integration import tiny
 from workers.engines.base import FinishReason, Generation, Message, Request, Sampling
 from workers.engines.transformers.engine import TransformersEngine
@@ -227,6 +227,7 @@ def test_a_failing_forward_fails_its_batch_and_the_engine_goes_on(
 def test_running_out_of_memory_is_told_as_such(engine: TransformersEngine) -> None:
     failed = failing(engine, torch.OutOfMemoryError("no memory")).exception(timeout=5)
     assert "out of memory" in str(failed)
+    assert isinstance(failed, EngineLost)  # so it is tried again, perhaps where there is more
     assert ask(engine).completion_tokens == 20
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,35 @@ def test_a_job_that_kills_its_engine_is_lost_at_once_and_fails_when_it_did_so_to
     assert (job["error"]["code"], job["charge"]["state"]) == ("worker_lost", "released")
     # Two messages beside the submit's own: each loss but the last sent one.
     assert process.broker.depth("generate.fake") == 3
+
+
+def test_a_job_that_kills_its_engine_fails_alone(
+    client: FlaskClient, process: Process, work: Callable[[], None], equip: Open
+) -> None:
+    """Its neighbours are lost with it, but not until they have no attempt left."""
+    equip(step_seconds=0.2)
+
+    def submit(prompt: str) -> str:
+        body = {"model": "fake", "prompt": prompt, "max_tokens": 5}
+        return str(client.post("/api/v1/generate", json=body).json["id"])
+
+    *others, killer = [submit(prompt) for prompt in ("b", "b", "b", "b", "b", KILLS)]
+
+    def read(job_id: str) -> Any:
+        return client.get(f"/api/v1/jobs/{job_id}").json
+
+    def serve(_: int) -> None:
+        while any(read(each)["status"] in {"queued", "running"} for each in (killer, *others)):
+            assert process.wait_until_ready(process.servings["generate.fake"])
+            work()
+            time.sleep(0.05)
+
+    with ThreadPoolExecutor(max_workers=6) as slots:
+        list(slots.map(serve, range(6)))
+    assert (read(killer)["status"], read(killer)["error"]["code"]) == ("failed", "worker_lost")
+    assert [read(each)["status"] for each in others] == ["succeeded"] * 5
+    lost = [attempt for each in others for attempt in read(each)["attempts"]]
+    assert "lost" in {attempt["outcome"] for attempt in lost}
 
 
 def test_a_worker_serves_again_when_its_engine_was_restarted(

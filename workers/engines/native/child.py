@@ -21,7 +21,7 @@ import structlog
 from app import config, logs
 from app.errors import ModelLoadFailed, UnknownArchitecture
 from workers.engines.base import FinishReason, Stats
-from workers.engines.breakdown import gpu_failure
+from workers.engines.breakdown import MemoryGone, gpu_failure
 from workers.engines.native import wire
 
 _CRASHED = "The engine's process failed; its log says how."
@@ -170,7 +170,8 @@ def main() -> None:
         sys.stdout.flush()
         with suppress(WorkerGone):
             # Of other errors without their words, which may quote a prompt.
-            send(worker, wire.Crashed(gpu_failure(error) or _CRASHED))
+            known = str(error) if isinstance(error, MemoryGone) else gpu_failure(error)
+            send(worker, wire.Crashed(known or _CRASHED))
         # At once: after an error on a GPU, an orderly end can hang.
         os._exit(os.EX_SOFTWARE)
 

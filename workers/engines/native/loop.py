@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workers.engines.base import FinishReason, Stats
+from workers.engines.breakdown import MemoryGone
 from workers.engines.grammar import Grammars
 from workers.engines.memory import is_out_of_memory
 from workers.engines.native.batch import Batch
@@ -22,7 +23,6 @@ from workers.engines.native.telling import Telling
 from workers.engines.native.wire import End, Ids, Job, Progress
 from workers.engines.sampling import Choice, Sampler
 
-OUT_OF_MEMORY = "The engine ran out of memory while it ran this job."
 UNKNOWN_TOKEN = "The prompt has a token that the model does not know."
 NOT_A_NUMBER = "The model's output is not a number."
 
@@ -240,12 +240,11 @@ class Loop:
         return Flight(slots, state.keys[slots], choice)
 
     def _make_room(self, batch: Batch) -> None:
-        """There was no memory for this pass: those to come are half as large."""
+        """There was no memory for this pass: those to come are half as large. Raises MemoryGone."""
         rows, tokens = len(batch.slots), len(batch.tokens)
         log.warning("engine.out_of_memory", rows=rows, tokens=tokens)
         if tokens == 1:
-            self._fail(batch.slots, OUT_OF_MEMORY)
-            return
+            raise MemoryGone
         self._scheduler.lacked_room(batch)
 
     def _land(self, flight: Flight | None) -> None:

@@ -278,7 +278,7 @@ class TransformersEngine:
             self._problem = failure
             raise _GpuFailed from error
         if is_out_of_memory(error):
-            self._fail(rows, EngineFailed("The engine ran out of memory while it ran this job."))
+            self._fail(rows, EngineLost("The engine ran out of memory while it ran this job."))
         else:
             self._fail(rows, EngineFailed())
 
