@@ -119,7 +119,7 @@ class Settings(BaseSettings):
     engine_stall_seconds: float = Field(
         120.0,
         gt=0,
-        description="How long an engine's process may be silent with work in hand; then it dies.",
+        description="How long an engine may be silent with work in hand; then it ends.",
     )
     openai_api_key: str = Field(
         "", description='The key that servers of "openai" versions want; empty: none.'

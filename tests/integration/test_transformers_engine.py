@@ -1,3 +1,4 @@
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -7,7 +8,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from app.errors import ContextLengthExceeded, EngineFailed, EngineLost, InvalidRequest
+from app.errors import ContextLengthExceeded, EngineClosed, EngineFailed, EngineLost, InvalidRequest
 from tests.integration import tiny
 from workers.engines.base import FinishReason, Generation, Message, Request, Sampling
 from workers.engines.transformers.engine import TransformersEngine
@@ -29,8 +30,12 @@ def model() -> Any:
     return tiny.llama()
 
 
-def start(model: Any, tokenizer: PreTrainedTokenizerFast, slots: int = SLOTS) -> TransformersEngine:
-    return TransformersEngine(model=model, tokenizer=tokenizer, context_length=CONTEXT, slots=slots)
+def start(
+    model: Any, tokenizer: PreTrainedTokenizerFast, slots: int = SLOTS, **how: Any
+) -> TransformersEngine:
+    return TransformersEngine(
+        model=model, tokenizer=tokenizer, context_length=CONTEXT, slots=slots, **how
+    )
 
 
 @pytest.fixture
@@ -229,6 +234,44 @@ def test_running_out_of_memory_is_told_as_such(engine: TransformersEngine) -> No
     assert "out of memory" in str(failed)
     assert isinstance(failed, EngineLost)  # so it is tried again, perhaps where there is more
     assert ask(engine).completion_tokens == 20
+
+
+@pytest.fixture
+def hanging(model: Any, tokenizer: PreTrainedTokenizerFast) -> Iterator[TransformersEngine]:
+    """An engine whose next step takes until the end of the test."""
+    engine = start(model, tokenizer, stall_seconds=0.2)
+    forward, over = engine._forward._model, threading.Event()
+
+    def hang(**inputs: Any) -> Any:
+        over.wait(60)
+        return forward(**inputs)
+
+    engine._forward._model = hang
+    yield engine
+    over.set()
+    engine._thread.join(60)
+    engine._forward._model = forward
+
+
+def test_a_step_that_hangs_ends_the_engine_and_its_jobs_are_lost(
+    hanging: TransformersEngine,
+) -> None:
+    future = hanging.submit(request("hangs"))
+    with pytest.raises(EngineClosed, match=r"^A step of the engine hung for 0\.2 s\.$"):
+        while hanging.ready():
+            time.sleep(0.01)
+    assert isinstance(future.exception(timeout=5), EngineLost)
+    hanging.close()  # which waits for nothing
+
+
+def test_closing_does_not_wait_for_a_step_that_hangs(
+    hanging: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.engines.transformers.engine.CLOSE_SECONDS", 0.1)
+    future = hanging.submit(request("hangs"))
+    wait_for(lambda: hanging.stats().running)
+    hanging.close()
+    assert type(future.exception(timeout=5)) is EngineClosed
 
 
 def test_closing_fails_what_is_in_flight(engine: TransformersEngine) -> None:

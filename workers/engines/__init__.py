@@ -106,4 +106,5 @@ def _transformers(
         tokenizer=tokenizer,
         context_length=model.context_length,
         slots=settings.engine_slots,
+        stall_seconds=settings.engine_stall_seconds,
     )

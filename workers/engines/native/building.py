@@ -11,6 +11,7 @@ import structlog
 
 from app.catalog import Version
 from app.errors import ModelLoadFailed, UnknownArchitecture
+from workers.engines.endings import end_tokens
 from workers.engines.grammar import Grammars
 from workers.engines.memory import is_out_of_memory, too_large
 from workers.engines.native import sizing
@@ -22,7 +23,6 @@ from workers.engines.native.models.llama import Llama
 from workers.engines.native.runner import ModelRunner
 from workers.engines.native.schemas import as_json
 from workers.engines.transformers import loading
-from workers.engines.transformers.engine import end_tokens
 
 # The most new tokens of a step: as much as keeps the arithmetic busy, and no more, because who
 # decodes waits for it. On an H200 arithmetic, and not memory, takes the time from some 200 tokens

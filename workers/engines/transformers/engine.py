@@ -1,5 +1,6 @@
 """The loop that decodes many requests together."""
 
+import math
 import threading
 import time
 from collections import deque
@@ -23,6 +24,7 @@ from workers.engines.base import (
     nowhere,
 )
 from workers.engines.breakdown import gpu_failure
+from workers.engines.endings import end_tokens
 from workers.engines.logprobs import TokenTexts
 from workers.engines.memory import is_out_of_memory
 from workers.engines.native.wire import Logprobs
@@ -34,6 +36,7 @@ from workers.engines.transformers.row import Row
 # At most so many padded prompt tokens run between two steps, unless a single prompt is longer:
 # it bounds the memory of a prefill and how long the rows that decode already have to wait.
 PREFILL_TOKENS = 2048
+CLOSE_SECONDS = 10.0  # which a step may take when the engine is closed
 NO_ADAPTERS = 'Its base runs on the engine "transformers", which serves no adapters.'
 
 log = structlog.get_logger()
@@ -55,12 +58,13 @@ class TransformersEngine:
         tokenizer: Any,
         context_length: int,
         slots: int,
+        stall_seconds: float = math.inf,
         publish: Publisher = nowhere,
         adapters: Iterable[str] = (),
     ) -> None:
-        """``context_length`` is in tokens; ``slots`` is how many rows decode together at most;
-        ``publish`` is told the text of streaming requests as it grows; ``adapters`` names those of
-        the model, none of which is served.
+        """``context_length`` is in tokens, ``slots`` how many rows decode together at most; a step
+        longer than ``stall_seconds`` is the last; ``publish`` is told the text of streams; of the
+        model's ``adapters`` none is served.
         """
         self.slots = slots
         self._publish = harmless(publish)
@@ -76,10 +80,10 @@ class TransformersEngine:
         self._waiting: deque[Row] = deque()
         self._rows: dict[str, Row] = {}
         self._changed = threading.Condition()
-        self._closed = False
-        self._problem = ""  # why it can work no longer
-        self._steps = 0
-        self._generated = 0
+        self._closed, self._problem = False, ""  # and why it can work no longer
+        self._stall_seconds = stall_seconds
+        self._step_began: float | None = None  # monotonic seconds; None between steps
+        self._steps = self._generated = 0
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -115,9 +119,18 @@ class TransformersEngine:
 
     def ready(self) -> bool:
         """Whether it can work now; see Engine.ready."""
+        if not self._closed and self._step_seconds() > self._stall_seconds:
+            self._problem = f"A step of the engine hung for {self._stall_seconds:g} s."
+            log.critical("engine.hung", seconds=self._stall_seconds)
+            self._abandon()
         if self._closed:
             raise EngineClosed(self._problem or None)
         return True
+
+    def _step_seconds(self) -> float:
+        """How long the step of now has taken; 0 between steps."""
+        began = self._step_began
+        return 0.0 if began is None else time.monotonic() - began
 
     def stats(self) -> Stats:
         """What the engine is doing now."""
@@ -132,11 +145,13 @@ class TransformersEngine:
             )
 
     def close(self) -> None:
-        """Stop; requests in flight raise EngineFailed."""
+        """Stop; requests in flight raise EngineFailed. A step that hangs is left to itself."""
         with self._changed:
-            self._closed = True
+            hung, self._closed = bool(self._problem), True
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(0 if hung else CLOSE_SECONDS)
+        if self._thread.is_alive():
+            self._abandon()
 
     def _row(self, request: Request) -> Row:
         request.sampling.refuse_schema()
@@ -148,9 +163,11 @@ class TransformersEngine:
         try:
             with suppress(_GpuFailed):
                 while self._work_arrives():
+                    self._step_began = time.monotonic()
                     self._end_interrupted()
                     self._admit()
                     self._decode()
+                    self._step_began = None
         finally:
             self._abandon()
 
@@ -281,16 +298,3 @@ class TransformersEngine:
             self._fail(rows, EngineLost("The engine ran out of memory while it ran this job."))
         else:
             self._fail(rows, EngineFailed())
-
-
-def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    """The ids that end a text: of the generation config, the model config and the tokenizer."""
-    named = [
-        getattr(model.generation_config, "eos_token_id", None),
-        getattr(model.config, "eos_token_id", None),
-        tokenizer.eos_token_id,
-    ]
-    ids: set[int] = set()
-    for value in named:
-        ids.update(value if isinstance(value, list) else [] if value is None else [value])
-    return frozenset(ids)
