@@ -141,6 +141,20 @@ def test_the_deltas_of_a_stream_are_its_text(open_engine: Open) -> None:
         assert mine[-1].tokens == answer.completion_tokens
 
 
+def test_a_stream_with_stop_strings_is_told_in_groups_and_never_beyond_them(
+    open_engine: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.engines.native.wire.GROUP_SECONDS", 1000)
+    published: list[Delta] = []
+    engine = open_engine(publish=published.extend)
+    prompt = "01234" * 7 + "END"
+    sampling = Sampling(stop=("END", "never"))
+    answer = engine.submit(ask(prompt, 500, stream=True, sampling=sampling)).result(timeout=60)
+    assert (answer.text, answer.completion_tokens) == ("01234" * 7, 38)
+    assert "".join(delta.text for delta in published) == answer.text
+    assert [delta.tokens for delta in published] == [1, 9, 17, 25, 33, 38]
+
+
 @pytest.mark.parametrize("waits", [False, True], ids=["one that runs", "one that waits"])
 def test_a_request_is_streamed_from_the_beginning_once_somebody_asks(
     open_engine: Open, waits: bool

@@ -32,6 +32,7 @@ class Answer:
         before = prompt if request.messages is None else []
         self._text = Text(tokenizer=tokenizer, prompt=before, stop=request.sampling.stop)
         self._logprobs: list[TokenLogprob] = []
+        self._told, self._told_at = 0, float("-inf")  # tokens, and monotonic seconds
         self._outcome: Generation | GPTQueueError | None = None
 
     @property
@@ -61,10 +62,15 @@ class Answer:
         """It ends with this error."""
         self._outcome = error
 
-    def delta(self) -> Delta | None:
-        """The text that is new since the last delta, None if there is none."""
-        text = self._text.take()
-        return Delta(self.request.id, text, self._text.tokens) if text else None
+    def delta(self, now: float) -> Delta | None:
+        """The text that is to be told at ``now``, in monotonic seconds, None if there is none; all
+        that nobody has seen yet once the request is over.
+        """
+        text = self._text.take() if self._outcome is not None or self._is_due(now) else ""
+        if not text:
+            return None
+        self._told, self._told_at = self._text.tokens, now
+        return Delta(self.request.id, text, self._told)
 
     def resolve(self) -> None:
         """Tell who waits."""
@@ -73,6 +79,12 @@ class Answer:
             self.future.set_result(self._outcome)
         else:
             self.future.set_exception(self._outcome)
+
+    def _is_due(self, now: float) -> bool:
+        """Whether there is a group to tell; the engine makes them unless it tells every token."""
+        fresh = self._text.tokens - self._told
+        waited = now - self._told_at >= wire.GROUP_SECONDS
+        return self.every > 1 or fresh >= STREAM_EVERY or waited
 
     def _finish(self, reason: FinishReason, *, prefilled: bool) -> None:
         text = self._text.finish()

@@ -1,6 +1,7 @@
 """The requests that are in the engine, and what its messages mean to them."""
 
 import threading
+import time
 from dataclasses import dataclass, field
 
 import structlog
@@ -118,7 +119,7 @@ class Flight:
         self._over(news, end.key)
 
     def _add_delta(self, news: News, answer: Answer) -> None:
-        delta = answer.delta()
+        delta = answer.delta(time.monotonic())
         if delta is not None:
             news.deltas.append(delta)
 

@@ -7,10 +7,7 @@ import numpy as np
 
 from workers.engines.native.batch import ragged
 from workers.engines.native.slots import Slots
-from workers.engines.native.wire import End, Ids, Logprobs, Progress
-
-# A group is told when so much time went by, also before it is full: a reader sees text flow.
-GROUP_SECONDS = 0.05
+from workers.engines.native.wire import GROUP_SECONDS, End, Ids, Logprobs, Progress
 
 
 class Telling:
