@@ -32,6 +32,12 @@ def no_room_for_keys(**arguments: Any) -> Loop:
         return building.build(**arguments)
 
 
+def no_memory_left(**arguments: Any) -> Loop:
+    """Nothing is left beside the weights."""
+    with mock.patch.object(sizing, "free_bytes", return_value=0):
+        return building.build(**arguments)
+
+
 def short_of_room(*, blocks: int, **arguments: Any) -> Loop:
     """A loop with so few ``blocks`` of keys and values that requests must give way."""
     with mock.patch.object(sizing, "blocks", return_value=blocks):

@@ -171,6 +171,7 @@ def test_a_checkpoint_whose_weights_are_not_those_of_its_config_is_refused(
             "not fit into what is free of the memory of one GPU.* vLLM .* engine .openai.",
         ),
         ("no_room_for_keys", "not fit into memory"),
+        ("no_memory_left", "tiny, version 1: The catalog promises 120 tokens of .* values of 0"),
     ],
 )
 def test_a_process_that_finds_no_memory_while_it_loads_says_so(

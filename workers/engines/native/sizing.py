@@ -23,17 +23,23 @@ DENSE_SHARE = 0.25
 
 def blocks(model: Llama, *, context_length: int, slots: int, budget: int) -> int:
     """As many as all slots can use, or as fit beside a step of ``budget`` tokens; raises
-    ModelLoadFailed if there is no room for one.
+    ModelLoadFailed if one request of ``context_length`` tokens does not fit.
     """
-    useful = slots * -(-context_length // model.kernels.block_size)
+    size = model.kernels.block_size
+    needed = -(-context_length // size)
     if model.device.type == "cuda":
         free = _free_on_cuda(model, context_length=context_length, slots=slots, budget=budget)
     else:
         free = int(free_bytes() * CPU_SHARE)
-    fitting = free // model.block_bytes
-    if fitting < 1:
-        raise ModelLoadFailed("There is no memory left for keys and values beside the model.")
-    return min(useful, fitting)
+    fitting = max(0, free // model.block_bytes)
+    if fitting < needed:
+        # The API accepts what the catalog promises, and another worker may have the room.
+        raise ModelLoadFailed(
+            f"The catalog promises {context_length} tokens of context; beside the model there is "
+            f"memory for the keys and values of {fitting * size}. Lower its context_length, free "
+            "memory, or serve a smaller model."
+        )
+    return min(slots * needed, fitting)
 
 
 def dense_fits(weights: Any) -> bool:
