@@ -304,6 +304,16 @@ def test_only_what_the_loop_had_before_its_last_step_is_lost(open_engine: Open) 
     wait_for(engine.ready)
 
 
+def test_who_waits_for_a_slot_in_a_process_that_dies_is_lost_like_who_runs(
+    open_engine: Open,
+) -> None:
+    engine = open_engine(kv_tokens=2 * LONG, slots=1, step_seconds=0.005)
+    futures = [engine.submit(ask("runs", LONG)), engine.submit(ask("waits", LONG))]
+    wait_for(lambda: engine._flight._taken == 2)
+    os.kill(pid_of(engine), signal.SIGKILL)
+    assert [error_of(each) for each in futures] == [EngineLost] * 2
+
+
 def test_a_process_that_hangs_is_killed_and_one_without_work_is_not(open_engine: Open) -> None:
     engine = open_engine(stall_seconds=0.4)
     time.sleep(1)  # silent, but there is nothing to say

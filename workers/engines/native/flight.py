@@ -80,7 +80,7 @@ class Flight:
         return news
 
     def empty(self, error: EngineClosed | EngineLost) -> list[Answer]:
-        """Everybody is over, with this error; but who was in no step cannot be lost by it."""
+        """Everybody is over, with this error; but whom the process had not taken it cannot lose."""
         with self._lock:
             answers, self._answers, self._keys = self._answers, {}, {}
         for key, answer in answers.items():
