@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from workers.engines.native.kernels import Kernels, choose
+from workers.engines.native.kernels.fourbit import FourBitProduct
 from workers.engines.native.kernels.reference import ReferenceKernels
-from workers.engines.native.linear import fused
+from workers.engines.native.linear import FourBit, fused, of_weight
 
 CPU = torch.device("cpu")
 
@@ -92,3 +93,14 @@ def test_a_product_is_that_of_the_dequantized_weights(
     got = fused(*modules, kernels=kernels, dense=dense)(x).float()
     wanted = torch.cat([true(module, x) for module in modules], dim=-1)
     assert float((got - wanted).norm() / wanted.norm()) < 0.01
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{"bits": 8}, {"shuffled": True}, {"group": 8}],
+    ids=["8 bit", "activation order", "small groups"],
+)
+def test_what_no_kernel_multiplies_is_kept_in_bfloat16(kernels: Kernels, how: Any) -> None:
+    in_bfloat16 = of_weight(plain().weight, None)
+    assert type(fused(gptq(**how), kernels=kernels)) is type(in_bfloat16)
+    assert type(fused(gptq(), kernels=kernels)) in (FourBit, FourBitProduct)

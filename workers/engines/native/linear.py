@@ -3,7 +3,7 @@
 On CUDA a quantized matrix stays with the kernel that gptqmodel chose. On the CPU 4 bit matrices
 have a kernel of ours where the processor can do it (``kernels/fourbit.c``). Elsewhere they exist
 twice, where memory allows: few rows are bound by reading weights, so PyTorch's 4 bit kernel wins;
-many are bound by arithmetic, where bfloat16 wins.
+many are bound by arithmetic, where bfloat16 wins. Those of 8 bit become bfloat16.
 """
 
 from collections.abc import Callable, Sequence
