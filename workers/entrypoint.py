@@ -62,7 +62,10 @@ def _begin_to_stop(**_: Any) -> None:
 
 
 @signals.worker_shutdown.connect
-def _stop(**_: Any) -> None:
+def _stop(sender: Any, **_: Any) -> None:
+    if process.failed:
+        # Celery calls every warm shutdown a success; a supervisor would leave it at that.
+        sender.exitcode = 1
     process.stop()
 
 

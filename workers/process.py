@@ -86,6 +86,11 @@ class Process:
         """Each once: that of a model with adapters has several queues."""
         return set(self.servings.values())
 
+    @property
+    def failed(self) -> bool:
+        """Whether an engine died for good, so that this process is no success when it ends."""
+        return any(serving.failed for serving in self._all())
+
     def finish(self, end: End) -> None:
         """Write how a job ended, and tell; raises LeaseLost or DatabaseUnavailable."""
         self._finishes.do(end)

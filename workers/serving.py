@@ -122,6 +122,11 @@ class Serving:
         """Whether the engine was stopped, or died for good."""
         return self._state in {WorkerState.STOPPED, WorkerState.FAILED}
 
+    @property
+    def failed(self) -> bool:
+        """Whether the engine could not be loaded, or died for good."""
+        return self._state is WorkerState.FAILED
+
     def ready(self) -> bool:
         """Whether the engine can take a job now. One that died for good stops this process."""
         assert self._engine is not None

@@ -24,6 +24,7 @@ POINTS = ["before_commit", "after_commit", "before_publish", "after_publish"]
 WORKER_POINTS = ["before_claim", "after_claim", "before_finish", "after_commit", "after_finish"]
 DELIVERY_POINTS = ["delivery_unclaimed", "delivery_claimed", "delivery_sent", "delivery_unmarked"]
 DELIVERY_POINTS += ["delivery_marked"]
+ENGINE_POINT = "engine_dies"  # for good, under a job
 POISON = "poison"  # a prompt that kills the worker
 
 
@@ -36,14 +37,20 @@ def arm(file: Path, point: str) -> None:
 
 def reach(point: str) -> None:
     """Die here, if that is what a test wants and nobody else has done it."""
+    if is_meant(point):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def is_meant(point: str) -> bool:
+    """Whether a test wants something to die here, and nobody else has done it."""
     file = Path(os.environ["CRASH_FILE"])
     try:
         if file.read_text() != point:
-            return
+            return False
         file.unlink()
     except FileNotFoundError:
-        return
-    os.kill(os.getpid(), signal.SIGKILL)
+        return False
+    return True
 
 
 class CrashingDatabase(Database):

@@ -20,7 +20,7 @@ from app.jobs.transition import End
 from app.webhooks import outbox
 from app.webhooks.parcels import Answer, Parcel
 from app.webhooks.tables import DeliveryState
-from tests.acceptance.crashing import POISON, reach
+from tests.acceptance.crashing import ENGINE_POINT, POISON, is_meant, reach
 from workers import deliver, entrypoint
 from workers.deliver import Courier
 from workers.engines.base import Generation
@@ -45,7 +45,10 @@ def crashing_claim_next(serving: Serving) -> Claimed | None:
 
 
 def poisoned_run(serving: Serving, claimed: Claimed) -> Generation:
-    """What some prompts do to a worker, each time."""
+    """What some prompts do to a worker, each time; and an engine that dies for good."""
+    if is_meant(ENGINE_POINT):
+        assert serving._engine is not None
+        serving._engine.close()
     if POISON in [each["content"] for each in claimed.messages or []]:
         os.kill(os.getpid(), signal.SIGKILL)
     return run(serving, claimed)

@@ -1,4 +1,4 @@
-"""A worker that is asked to stop ends by itself; what it had in hand is done, and paid once."""
+"""A worker that is to stop ends by itself; what it had in hand is done, and paid once."""
 
 import signal
 import threading
@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.acceptance.crashing import ENGINE_POINT, arm
 from tests.acceptance.promises import (
     FAST,
     STEADY,
     Account,
     attempts,
     catalog,
+    crash_file,
     open_account,
     ready,
     running_on,
@@ -30,7 +32,7 @@ LEASE = {"GPTQUEUE_LEASE_SECONDS": "600"}
 @pytest.fixture(scope="module")
 def api(stack: Stack) -> Part:
     """In place of the one with other models."""
-    stack.settings.catalog_file.write_text(catalog(steady=STEADY, fast=FAST))
+    stack.settings.catalog_file.write_text(catalog(steady=STEADY, fast=FAST, fragile=STEADY))
     return stack.api()
 
 
@@ -38,7 +40,7 @@ def api(stack: Stack) -> Part:
 def at_once(stack: Stack) -> Path:
     """A catalog with the same models, all of them fast."""
     file = stack.folder / "at_once.toml"
-    file.write_text(catalog(steady=FAST, fast=FAST))
+    file.write_text(catalog(steady=FAST, fast=FAST, fragile=FAST))
     return file
 
 
@@ -101,3 +103,23 @@ def test_a_job_that_is_claimed_while_its_worker_stops_is_not_lost(
     start(stack, "ready", "fast")
     account.assert_each_succeeded_once(job_ids)
     assert {outcome for _, outcome in attempts(account)} <= {"handed_back", "succeeded"}
+
+
+def test_a_worker_whose_engine_died_for_good_hands_its_jobs_on_and_ends_with_an_error(
+    stack: Stack, account: Account, at_once: Path
+) -> None:
+    dying = start(stack, "dying", "fragile")
+    job_ids = submit(account, 2, model="fragile", max_tokens=4000)
+    running_on(account, 2)
+
+    arm(crash_file(stack), ENGINE_POINT)
+    job_ids += submit(account, model="fragile", max_tokens=4000)
+    eventually(lambda: dying.process.poll() is not None, "it ends by itself")
+    assert dying.process.poll() == 1
+
+    start(stack, "heir", "fragile", GPTQUEUE_CATALOG_FILE=str(at_once))
+    account.assert_each_succeeded_once(job_ids)
+    assert sorted(attempts(account)) == [
+        *[("dying", "handed_back")] * 3,
+        *[("heir", "succeeded")] * 3,
+    ]

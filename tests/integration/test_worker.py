@@ -81,13 +81,15 @@ def test_a_worker_whose_engine_died_for_good_hands_the_job_back_stops_itself_and
 ) -> None:
     job_id = submitted(client)
     process.servings["generate.fake"]._engine.close()
+    assert not process.failed
     work()
-    assert stopped == [signal.SIGTERM]
+    assert (stopped, process.failed) == ([signal.SIGTERM], True)
     job = client.get(f"/api/v1/jobs/{job_id}").json
     assert (job["status"], job["charge"]["state"]) == ("queued", "held")
     assert [each["outcome"] for each in job["attempts"]] == ["handed_back"]
     assert not process.wait_until_ready(process.servings["generate.fake"])
     process.stop()
+    assert process.failed
     with database.transaction() as session:
         (said,) = session.scalars(select(Worker))
         assert (said.state, said.error) == ("failed", EngineClosed().message)
