@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from app.errors import EngineClosed, EngineFailed, InvalidRequest
+from app.errors import EngineClosed, InvalidRequest
 from tests.integration import tiny
 from tests.integration.loops import (
     CONTEXT,
@@ -294,14 +294,48 @@ def test_with_a_tokenizer_of_another_kind_every_schema_is_refused(tokenizer: Any
     assert refusal.value.message == CANNOT
 
 
-def test_a_check_that_cannot_start_fails_the_request_and_not_the_schema(
-    checks: Schemas, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("program", ["/bin/false", "/nowhere/python"])
+def test_a_check_that_cannot_start_is_for_another_worker_and_says_nothing_of_the_schema(
+    checks: Schemas, monkeypatch: pytest.MonkeyPatch, program: str
 ) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr("sys.executable", "/bin/false")
-        with pytest.raises(EngineFailed, match="did not start"):
+        broken.setattr("sys.executable", program)
+        with pytest.raises(EngineClosed, match="did not start"):
             checks.check("{}")
     checks.check("{}")
+
+
+def test_a_check_whose_process_was_killed_while_it_was_idle_is_done_by_another(
+    checks: Schemas,
+) -> None:
+    checks.check(json.dumps(PERSON))
+    kill_process_of(checks)
+    checks.check('{"type": "null"}')
+
+
+def test_a_schema_is_not_called_too_complex_because_its_processes_were_killed(
+    checks: Schemas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, started = checks._start, []
+
+    def start_and_kill() -> Any:
+        started.append(start())
+        kill_process_of(checks)
+        return started[-1]
+
+    with monkeypatch.context() as short_of_memory:
+        short_of_memory.setattr(checks, "_start", start_and_kill)
+        with pytest.raises(EngineClosed, match="or died"):
+            checks.check(json.dumps(PERSON))
+    assert len(started) == 2
+    checks.check(json.dumps(PERSON))
+
+
+def kill_process_of(checks: Schemas) -> None:
+    """As the kernel does when memory runs out."""
+    assert checks._process is not None
+    checks._process.kill()
+    checks._process.wait()
 
 
 @pytest.fixture(scope="module")

@@ -6,20 +6,31 @@ processor's time (checker.py), and a new one checks the next. So the engine's pr
 what is known to be quick.
 """
 
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
 import structlog
 
 from app.config import engine_environment
-from app.errors import EngineClosed, EngineFailed, InvalidRequest
+from app.errors import EngineClosed, InvalidRequest
 from workers.engines.base import CANNOT_CONSTRAIN
 
 TOO_COMPLEX = "This JSON schema is too complex to be followed."
+NOT_CHECKED = (
+    "The process that checks JSON schemas did not start, or died; another worker takes over."
+)
+# What took the first process, as a shortage of memory, may be over by then. And a job that is
+# handed back can come again at once.
+PAUSE_SECONDS = 0.5
+# How long a process whose connection broke may take to be gone.
+GONE_SECONDS = 5.0
 # Verdicts that are remembered, so that a schema is checked once.
 KEPT = 256
 
@@ -45,7 +56,7 @@ class Schemas:
 
     def check(self, schema: str) -> None:
         """Wait until the schema, given as text, is checked; raises InvalidRequest with what is
-        wrong with it, EngineFailed if it cannot be checked, EngineClosed.
+        wrong with it, EngineClosed if it cannot be checked, or no more.
         """
         problem = self._verdicts.get(schema)
         if problem is None:
@@ -64,47 +75,60 @@ class Schemas:
             self._end()
 
     def _ask(self, schema: str) -> str:
-        connection = self._connection or self._start()
-        try:
-            connection.send(schema)
-            verdict: str = connection.recv()
-        except (EOFError, OSError):
-            self._end()
-            log.warning("engine.schema_too_complex", characters=len(schema))
-            return TOO_COMPLEX
-        return verdict
+        """What is wrong with a schema, empty if nothing is; raises InvalidRequest if none can be
+        followed, EngineClosed if two processes in a row said nothing of it.
+        """
+        for pause in (PAUSE_SECONDS, 0):
+            try:
+                connection = self._connection or self._start()
+                connection.send(schema)
+                verdict: str = connection.recv()
+            except (EOFError, OSError) as error:
+                code = self._end()
+                if code == -signal.SIGPROF:  # of the timer in checker.py, and so by this schema
+                    log.warning("engine.schema_too_complex", characters=len(schema))
+                    return TOO_COMPLEX
+                reason = type(error).__name__
+                log.warning("engine.schema_checker_died", exit_code=code, error=reason)
+                time.sleep(pause)
+            else:
+                return verdict
+        raise EngineClosed(NOT_CHECKED)
 
     def _start(self) -> Connection:
-        """The connection to a new process that waits for schemas."""
+        """The connection to a new process that waits for schemas; raises OSError or EOFError if it
+        does not start, InvalidRequest if this tokenizer allows no schemas, EngineClosed.
+        """
         if self._closed:
             raise EngineClosed
         tokenizer_json = as_json(self._tokenizer)
         if tokenizer_json is None:
             raise InvalidRequest(CANNOT_CONSTRAIN)
         ours, theirs = socket.socketpair()
-        self._connection = Connection(ours.detach())
-        with theirs:
+        with ours, theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "workers.engines.native.checker", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 env=engine_environment(),
                 stdin=subprocess.DEVNULL,
             )
-        try:
-            self._connection.send((tokenizer_json, len(self._tokenizer)))
-            readable = self._connection.recv()
-        except (EOFError, OSError) as error:
-            self._end()
-            raise EngineFailed("The process that checks JSON schemas did not start.") from error
-        if not readable:
+            self._connection = connection = Connection(ours.detach())
+        connection.send((tokenizer_json, len(self._tokenizer)))
+        if not connection.recv():
             self._end()
             raise InvalidRequest(CANNOT_CONSTRAIN)
-        return self._connection
+        return connection
 
-    def _end(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+    def _end(self) -> int | None:
+        """Let go of the process; its exit code, None if there was none."""
+        connection, process = self._connection, self._process
         self._connection = self._process = None
+        if connection is not None:
+            connection.close()
+        if process is None:
+            return None
+        # It ends with its connection, if it has not ended before; its own exit code says how.
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GONE_SECONDS)
+        process.kill()
+        return process.wait()
