@@ -360,7 +360,9 @@ def test_after_five_deaths_in_a_row_it_is_not_started_again(
     assert engine.stats().restarts == 4
 
 
-def test_a_process_that_served_a_request_begins_a_new_row_of_deaths(open_engine: Open) -> None:
+def test_an_engine_that_answers_before_it_dies_is_started_again_and_again(
+    open_engine: Open,
+) -> None:
     engine = open_engine()
     for _ in range(7):
         assert engine.submit(ask("ab", 4)).result(timeout=60).text == "abab"
@@ -369,6 +371,38 @@ def test_a_process_that_served_a_request_begins_a_new_row_of_deaths(open_engine:
     assert engine.stats().restarts == 7
     assert engine.submit(ask("ab", 4)).result(timeout=60).text == "abab"
     assert engine.stats().generated_tokens == 8 * 4  # counted over all processes
+
+
+NO_ANSWERS: dict[FinishReason | None, Request] = {
+    FinishReason.CANCELLED: Request(id="x", prompt="ab", max_tokens=LONG),
+    FinishReason.DEADLINE: Request(id="x", prompt="ab", max_tokens=LONG, deadline=0),
+    None: Request(id="x", messages=[Message("user", "##")], max_tokens=40),  # it fails
+}
+
+
+@pytest.mark.parametrize("reason", NO_ANSWERS, ids=["cancelled", "late", "failed"])
+def test_what_is_no_answer_does_not_keep_an_engine_from_being_given_up(
+    open_engine: Open, reason: FinishReason | None
+) -> None:
+    engine = open_engine(tokenizer=standin.Broken(), kv_tokens=2 * LONG, step_seconds=0.005)
+    for _ in range(Patience().deaths):
+        wait_for(engine.ready)
+        future = engine.submit(NO_ANSWERS[reason])
+        if reason is FinishReason.CANCELLED:
+            engine.cancel("x")
+        failed = future.exception(timeout=60)
+        assert type(failed) is EngineFailed if failed else future.result().finish_reason is reason
+        assert error_of(engine.submit(ask(KILLS))) is EngineLost
+    wait_for(lambda: "any more" in engine.stats().problem)
+
+
+def test_the_time_that_a_process_hangs_is_none_that_it_worked(open_engine: Open) -> None:
+    patience = Patience(first_seconds=0.01, deaths=2, settled_seconds=0.9)
+    engine = open_engine(stall_seconds=1, patience=patience)
+    for _ in range(2):
+        wait_for(engine.ready)
+        assert error_of(engine.submit(ask(HANGS))) is EngineLost
+    wait_for(lambda: "any more" in engine.stats().problem)
 
 
 WORKER = """

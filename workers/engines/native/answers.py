@@ -12,6 +12,7 @@ from workers.engines.text import Text
 
 # Tokens of a streaming request travel in groups: a reader sees text flow all the same.
 STREAM_EVERY = 8
+_WHOLE = {FinishReason.STOP, FinishReason.LENGTH}
 
 
 class Answer:
@@ -41,6 +42,12 @@ class Answer:
         if self.request.sampling.stop:
             return 1  # nothing is decoded for long that no stop string lets through
         return STREAM_EVERY if self.streams else 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether it ended as it was meant to: nobody and nothing cut it off."""
+        ended = self._outcome
+        return isinstance(ended, Generation) and ended.finish_reason in _WHOLE
 
     def push(self, tokens: list[int], logprobs: wire.Logprobs | None) -> bool:
         """Take new tokens; whether a stop string came up in them, which is the end."""

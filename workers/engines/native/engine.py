@@ -171,7 +171,7 @@ class NativeEngine:
             )
 
     def _hear(self, process: EngineProcess, progress: wire.Progress) -> bool:
-        """Take what the process tells; whether a request is over."""
+        """Take what the process tells; whether a request was answered."""
         if progress.stats is not None:
             self._stats = _sum(self._before, progress.stats)
         news = self._flight.read(progress)
@@ -180,7 +180,7 @@ class NativeEngine:
         if news.deltas:
             self._publish(news.deltas)
         _resolve(news.over)
-        return bool(news.over)
+        return any(answer.whole for answer in news.over)
 
     def _lose(self, why: str) -> None:
         self._before = self._stats = replace(self._stats, running=0, waiting=0, kv_used=0)

@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 class Keeper:
     """One thread, on whose life that of the process hangs.
 
-    ``hear`` gets each message of the process and says whether it ended a request; ``busy`` says
+    ``hear`` gets each message of the process and says whether it answered a request; ``busy`` says
     whether anything is in flight; ``lose`` is called with a sentence when the process has died.
     """
 
@@ -46,7 +46,7 @@ class Keeper:
         self.changed = threading.Condition()  # whoever uses ``process`` holds this lock
         self._closed = False
         self._silent_seconds = self._ready_at = 0.0
-        self._served = False  # a request, by the process of now
+        self._served = False  # an answer, by the process of now
         self._loaded: Future[None] = Future()
         self.process: EngineProcess | None = None  # one that works; see ``changed``
         self.kv_tokens = 0
@@ -95,7 +95,7 @@ class Keeper:
 
     def _live(self) -> bool:
         """One life of the process, and the pause behind it; whether there is to be another."""
-        self._served, self._ready_at = False, time.monotonic()
+        self._served, self._silent_seconds, self._ready_at = False, 0.0, time.monotonic()
         try:
             with closing(EngineProcess(self._load)) as process:
                 self._begin(process, self._await_ready(process))
@@ -137,7 +137,7 @@ class Keeper:
                 return
             self.kv_tokens, self.refused = ready.kv_tokens, ready.refused
             self.process, self.problem = process, ""
-        self._silent_seconds, self._ready_at = 0.0, time.monotonic()
+        self._ready_at = time.monotonic()
         if not self._loaded.done():
             self._loaded.set_result(None)
 
@@ -164,7 +164,8 @@ class Keeper:
 
     def _mourn(self, why: str) -> bool:
         """The process died; after a pause, whether it is to be started again."""
-        ran_seconds = time.monotonic() - self._ready_at
+        # A process that hangs, and is killed for it, did not work until then.
+        ran_seconds = time.monotonic() - self._ready_at - self._silent_seconds
         pause = self._restarts.died(ran_seconds=ran_seconds, served=self._served)
         log.error("engine.died", reason=why, pause_seconds=pause)
         self._lose_all(why)

@@ -5,9 +5,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """The pause doubles with each death in a row, from ``first_seconds`` to ``most_seconds``; at
-    the death number ``deaths`` it is enough. A process that ran for ``settled_seconds`` or served
-    a request begins a new row.
+    """The pause doubles, from ``first_seconds`` to ``most_seconds``, with each process that died
+    before it had worked for ``settled_seconds``; after so many ``deaths`` of that kind in a row,
+    without an answer between them, it is enough.
+
+    An answer does not shorten the pause: an engine that gives one and dies, over and over, must not
+    load its model every few seconds. But it keeps the engine from being given up: where jobs that
+    kill engines come among good ones, ``max_attempts`` ends them, and a new worker would only be
+    killed in its turn.
     """
 
     first_seconds: float = 1.0
@@ -21,15 +26,21 @@ class Restarts:
 
     def __init__(self, patience: Patience) -> None:
         self._patience = patience
-        self._row = 0
+        self._pause = 0.0
+        self._fruitless = 0  # deaths in a row
         self.total = 0
 
     def died(self, *, ran_seconds: float, served: bool) -> float | None:
-        """How many seconds to wait before the next start; None: it is not worth another."""
-        settled = served or ran_seconds >= self._patience.settled_seconds
-        self._row = 1 if settled else self._row + 1
-        if self._row >= self._patience.deaths:
+        """How many seconds to wait before the next start; None: it is not worth another.
+
+        The process worked for ``ran_seconds``; it ``served`` if it gave an answer.
+        """
+        patience = self._patience
+        settled = ran_seconds >= patience.settled_seconds
+        self._fruitless = 1 if settled or served else self._fruitless + 1
+        if self._fruitless >= patience.deaths:
             return None
         self.total += 1
-        pause = self._patience.first_seconds * 2 ** (self._row - 1)
-        return float(min(pause, self._patience.most_seconds))
+        longer = patience.first_seconds if settled or not self._pause else 2 * self._pause
+        self._pause = min(longer, patience.most_seconds)
+        return self._pause
