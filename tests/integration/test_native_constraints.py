@@ -50,6 +50,19 @@ NEVER_ENDS = {"type": "string", "minLength": 1000}
 GROWS = {"type": "string", "pattern": "^(a?){5000}a{5000}$"}
 # Two kilobytes whose compilation would take longer than anybody waits.
 ENDLESS = {"allOf": [{"type": "string", "pattern": f"a{number}.*b"} for number in range(60)]}
+# Half of its levels, in 27 kilobytes, use up the compiler's stack.
+DEEP = {
+    "$ref": "#/$defs/0",
+    "$defs": {
+        **{
+            str(number): json.loads(
+                '{"items":' * 100 + json.dumps({"$ref": f"#/$defs/{number + 1}"}) + "}" * 100
+            )
+            for number in range(52)
+        },
+        "52": {},
+    },
+}
 CANNOT = "This model's engine cannot constrain its output."
 
 
@@ -240,11 +253,14 @@ def checks() -> Iterator[Schemas]:
     made.close()
 
 
-def test_a_schema_that_takes_too_long_is_refused_and_the_next_is_checked(checks: Schemas) -> None:
+@pytest.mark.parametrize("schema", [ENDLESS, DEEP], ids=["time", "stack"])
+def test_a_schema_that_takes_too_much_is_refused_and_the_next_is_checked(
+    checks: Schemas, schema: dict[str, Any]
+) -> None:
     checks.check(json.dumps(PERSON))
     for _ in range(2):
         with pytest.raises(InvalidRequest) as refusal:
-            checks.check(json.dumps(ENDLESS))
+            checks.check(json.dumps(schema))
         assert refusal.value.message == TOO_COMPLEX
     checks.check(json.dumps({"type": "null"}))
 

@@ -31,6 +31,9 @@ NOT_CHECKED = (
 PAUSE_SECONDS = 0.5
 # How long a process whose connection broke may take to be gone.
 GONE_SECONDS = 5.0
+# Signals that end a process by its schema's doing, and not by that of a kernel without memory: the
+# timer in checker.py, and a stack that a schema of thousands of levels has used up.
+BY_SCHEMA = {signal.SIGPROF, signal.SIGSEGV}
 # Verdicts that are remembered, so that a schema is checked once.
 KEPT = 256
 
@@ -85,7 +88,7 @@ class Schemas:
                 verdict: str = connection.recv()
             except (EOFError, OSError) as error:
                 code = self._end()
-                if code == -signal.SIGPROF:  # of the timer in checker.py, and so by this schema
+                if code is not None and -code in BY_SCHEMA:
                     log.warning("engine.schema_too_complex", characters=len(schema))
                     return TOO_COMPLEX
                 reason = type(error).__name__
