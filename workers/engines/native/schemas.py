@@ -19,13 +19,12 @@ from typing import Any
 import structlog
 
 from app.config import engine_environment
-from app.errors import EngineClosed, InvalidRequest
+from app.errors import EngineClosed, EngineLost, InvalidRequest
 from workers.engines.base import CANNOT_CONSTRAIN
 
 TOO_COMPLEX = "This JSON schema is too complex to be followed."
-NOT_CHECKED = (
-    "The process that checks JSON schemas did not start, or died; another worker takes over."
-)
+NOT_STARTED = "The process that checks JSON schemas did not start; another worker takes over."
+DIED = "The processes that were to check this JSON schema died, one after the other."
 # What took the first process, as a shortage of memory, may be over by then. And a job that is
 # handed back can come again at once.
 PAUSE_SECONDS = 0.5
@@ -59,7 +58,8 @@ class Schemas:
 
     def check(self, schema: str) -> None:
         """Wait until the schema, given as text, is checked; raises InvalidRequest with what is
-        wrong with it, EngineClosed if it cannot be checked, or no more.
+        wrong with it, EngineLost if it may be what kills those who check it, EngineClosed if
+        nobody can be started to do it, or no more.
         """
         problem = self._verdicts.get(schema)
         if problem is None:
@@ -79,11 +79,14 @@ class Schemas:
 
     def _ask(self, schema: str) -> str:
         """What is wrong with a schema, empty if nothing is; raises InvalidRequest if none can be
-        followed, EngineClosed if two processes in a row said nothing of it.
+        followed, EngineClosed if no process starts, and EngineLost, which bounds how often that
+        can be, if one that was new died before it said anything.
         """
         for pause in (PAUSE_SECONDS, 0):
+            started = False
             try:
                 connection = self._connection or self._start()
+                started = True
                 connection.send(schema)
                 verdict: str = connection.recv()
             except (EOFError, OSError) as error:
@@ -96,7 +99,7 @@ class Schemas:
                 time.sleep(pause)
             else:
                 return verdict
-        raise EngineClosed(NOT_CHECKED)
+        raise EngineLost(DIED) if started else EngineClosed(NOT_STARTED)
 
     def _start(self) -> Connection:
         """The connection to a new process that waits for schemas; raises OSError or EOFError if it
