@@ -91,7 +91,7 @@ def test_what_a_worker_had_in_hand_when_it_was_killed_starts_elsewhere_within_tw
 def test_a_worker_that_stood_still_for_longer_than_its_lease_changes_nothing_afterwards(
     workers: Workers, account: Account
 ) -> None:
-    job_ids = submit(account, max_tokens=60)
+    job_ids = submit(account, max_tokens=100)  # 5 s: the other runs while the zombie is refused
     name = running_on(account, 1)
     (other,) = workers.keys() - {name}
 
