@@ -25,6 +25,7 @@ from workers.serving import Serving
 log = structlog.get_logger(__name__)
 
 _RETRY_SECONDS = 0.5
+CROWDED = "It was lost before, and runs when fewer others that were do."
 
 
 def generate(process: Process, serving: Serving) -> None:
@@ -42,17 +43,27 @@ def generate(process: Process, serving: Serving) -> None:
         ),
         serving.heartbeat.keeping(claimed.lease),
     ):
+        if not serving.suspects.enter(claimed.losses):
+            _give_back(claimed, process.hand_back, outcome=Outcome.HANDED_BACK, reason=CROWDED)
+            return
         try:
-            end = _run(serving, claimed)
-        except EngineLost as error:
-            # The job may be what killed the engine; so this counts towards max_attempts.
-            _give_back(claimed, process.lose, outcome=Outcome.LOST, reason=error.message)
-        except EngineClosed as error:
-            _give_back(
-                claimed, process.hand_back, outcome=Outcome.HANDED_BACK, reason=error.message
-            )
-        else:
-            _finish(process, claimed, end)
+            _do(process, serving, claimed)
+        finally:
+            if called := serving.suspects.leave(claimed.losses):
+                process.broker.enqueue_jobs([(claimed.model, claimed.lease.job_id)] * called)
+
+
+def _do(process: Process, serving: Serving, claimed: Claimed) -> None:
+    """Run the job, and write how it ended or give it back."""
+    try:
+        end = _run(serving, claimed)
+    except EngineLost as error:
+        # The job may be what killed the engine; so this counts towards max_attempts.
+        _give_back(claimed, process.lose, outcome=Outcome.LOST, reason=error.message)
+    except EngineClosed as error:
+        _give_back(claimed, process.hand_back, outcome=Outcome.HANDED_BACK, reason=error.message)
+    else:
+        _finish(process, claimed, end)
 
 
 def _run(serving: Serving, claimed: Claimed) -> End:

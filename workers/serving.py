@@ -59,7 +59,7 @@ class Serving:
         self._settings = settings
         self._database = database
         self._engine: Engine | None = None
-        self._suspects = Suspects(slots=settings.engine_slots, max_attempts=settings.max_attempts)
+        self.suspects = Suspects(slots=settings.engine_slots, max_attempts=settings.max_attempts)
         self._state, self._error = WorkerState.LOADING, ""
         self._refused_first: Mapping[str, str] = {}
         self._job_seconds: float | None = None
@@ -165,6 +165,7 @@ class Serving:
                 worker=self.identity.worker,
                 lease_seconds=self._settings.lease_seconds,
                 limit=len(callers),
+                suspects=self.suspects.wanted,
             )
         return [*claimed, *[None] * (len(callers) - len(claimed))]
 
@@ -173,10 +174,6 @@ class Serving:
         assert self._engine is not None
         engine, lease = self._engine, claimed.lease
         request = _request(claimed, base=self.identity.model)
-        with self._suspects.among(lease, losses=claimed.losses, seconds=claimed.seconds_left):
-            return self._generate(engine, request, lease)
-
-    def _generate(self, engine: Engine, request: Request, lease: Lease) -> Generation:
         try:
             began = time.monotonic()
             with self._streams.telling(lease, request.id, stream=engine.stream):
@@ -195,7 +192,6 @@ class Serving:
         self._job_seconds = before + _NEWEST * (seconds - before)
 
     def _cancel(self, lease: Lease) -> None:
-        self._suspects.hurry(lease)
         if self._engine is not None:
             self._engine.cancel(_request_id(lease))
 

@@ -3,16 +3,11 @@
 Nobody knows which of the jobs in an engine it died of, so all of them count as lost. Were they to
 run together again, the one that kills would take the same neighbours along until all have failed.
 So those that were lost share an engine with fewer others that were, and on their last attempt with
-none: a job that kills engines fails alone. It is the group testing of Dorfman (1943).
+none. It is the group testing of Dorfman (1943). One that finds no room goes back to the queue, for
+whoever has some; it keeps no slot from new jobs, which run meanwhile.
 """
 
-import math
 import threading
-from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from app.jobs.transition import Lease
 
 
 class Suspects:
@@ -23,50 +18,45 @@ class Suspects:
         self._room = slots
         self._max_attempts = max_attempts
         self._taken = 0
-        self._queue: deque[Lease] = deque()  # the first is let in first, so that nobody starves
-        self._hurried: set[Lease] = set()
-        self._changed = threading.Condition()
+        self._refused = 0
+        self._shut = False
+        self._lock = threading.Lock()
 
-    @contextmanager
-    def among(self, lease: Lease, *, losses: int, seconds: float) -> Iterator[None]:
-        """Run the block when a job of so many ``losses`` may run, after ``seconds`` in any case."""
+    @property
+    def wanted(self) -> bool:
+        """Whether one may be claimed. Not while one that found no room waits for those inside to
+        leave: others would overtake it.
+        """
+        with self._lock:
+            return not self._shut and self._taken + self._share(1) <= self._room
+
+    def enter(self, losses: int) -> bool:
+        """Whether a job of so many ``losses`` may run now; then it is to ``leave``."""
         if losses == 0:
-            yield
-            return
-        share = self._share(losses)
-        self._enter(lease, share, seconds)
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._taken -= share
-                self._changed.notify_all()
+            return True
+        with self._lock:
+            if self._taken + self._share(losses) > self._room:
+                self._refused += 1
+                self._shut = True
+                return False
+            self._taken += self._share(losses)
+            return True
 
-    def hurry(self, lease: Lease) -> None:
-        """Let this one wait no longer: in the engine it then hears that it is to end."""
-        with self._changed:
-            if lease in self._queue:
-                self._hurried.add(lease)
-                self._changed.notify_all()
+    def leave(self, losses: int) -> int:
+        """Make room; for how many of those that found none."""
+        if losses == 0:
+            return 0
+        with self._lock:
+            share = self._share(losses)
+            self._taken -= share
+            self._shut = False
+            called = min(self._refused, max(1, share // self._share(1)))
+            self._refused -= called
+            return called
 
     def _share(self, losses: int) -> int:
         """How much of the room it takes: all of it on its last attempt, and on those before the
-        less the more of them are left. Of 64 slots and 3 attempts: 8, then 64.
+        less the more of them are left. Of 16 slots and 3 attempts: 4, then 16.
         """
         steps = max(1, self._max_attempts - 1)
-        return round(math.pow(self._room, min(losses, steps) / steps))
-
-    def _enter(self, lease: Lease, share: int, seconds: float) -> None:
-        with self._changed:
-            self._queue.append(lease)
-            self._changed.wait_for(
-                lambda: (
-                    lease in self._hurried
-                    or (self._queue[0] == lease and self._taken + share <= self._room)
-                ),
-                seconds,
-            )
-            self._queue.remove(lease)
-            self._hurried.discard(lease)
-            self._taken += share
-            self._changed.notify_all()
+        return round(float(self._room ** (min(losses, steps) / steps)))

@@ -51,13 +51,18 @@ def claim(
     worker: str,
     lease_seconds: float,
     limit: int,
+    suspects: bool = True,
 ) -> list[Claimed]:
-    """Take the next queued jobs of these models, ``limit`` at most."""
-    start = partial(transition.start, session, worker=worker, lease_seconds=lease_seconds)
+    """Take the next queued jobs of these models, ``limit`` at most; without ``suspects`` none that
+    was lost before.
+    """
+    start = partial(
+        transition.start, session, worker=worker, lease_seconds=lease_seconds, suspects=suspects
+    )
     if len(served) == 1:
         jobs = start(*served[0], limit=limit)
     else:
-        jobs = _start_of_many(session, served, start, limit=limit)
+        jobs = _start_of_many(session, served, start, limit=limit, suspects=suspects)
     if not jobs:
         return []
     store(session, (Attempt, [_attempt(job) for job in jobs]))
@@ -79,6 +84,7 @@ _HEAD = (
         Job.version == _SERVED.c.version,
         Job.status == Status.QUEUED,
         Job.deadline_at > func.now(),
+        transition.SUSPECTS_OR_NOT,
     )
     .order_by(Job.priority.desc(), Job.id)
     .limit(bindparam("limit"))
@@ -93,14 +99,14 @@ _NEXT = (
 
 
 def _start_of_many(
-    session: Session, served: Sequence[Served], start: Start, *, limit: int
+    session: Session, served: Sequence[Served], start: Start, *, limit: int, suspects: bool
 ) -> list[Job]:
     """The first of all these models: see how many of each they are, then start so many of each.
 
     To lock the first of each model and let most of them go would hide them from other workers.
     """
     rows = [{"model": model, "version": version} for model, version in served]
-    found = session.execute(_NEXT, {"served": rows, "limit": limit})
+    found = session.execute(_NEXT, {"served": rows, "limit": limit, "suspects": suspects})
     shares = Counter((model, version) for model, version in found)
     jobs = [job for each, share in shares.items() for job in start(*each, limit=share)]
     for each in served:  # where another worker was quicker, whatever else waits

@@ -10,7 +10,19 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Interval, String, Uuid, bindparam, func, or_, select, update
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Interval,
+    String,
+    Uuid,
+    bindparam,
+    exists,
+    func,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.orm import Session
 
 from app.billing.prices import Usage
@@ -66,6 +78,12 @@ class Done:
     followed: bool
 
 
+# With the parameter "suspects" false: none that was lost before (workers/suspects.py).
+SUSPECTS_OR_NOT = or_(
+    bindparam("suspects", type_=Boolean),
+    Job.attempt == 0,
+    ~exists().where(Attempt.job_id == Job.id, Attempt.outcome == Outcome.LOST),
+)
 _FIRST = (
     select(Job.id)
     .where(
@@ -73,6 +91,7 @@ _FIRST = (
         Job.version == bindparam("of_version"),
         Job.status == Status.QUEUED,
         Job.deadline_at > func.now(),
+        SUSPECTS_OR_NOT,
     )
     .order_by(Job.priority.desc(), Job.id)
     .limit(bindparam("limit"))
@@ -95,15 +114,25 @@ _START = (
 
 
 def start(
-    session: Session, model: str, version: str, *, worker: str, lease_seconds: float, limit: int
+    session: Session,
+    model: str,
+    version: str,
+    *,
+    worker: str,
+    lease_seconds: float,
+    limit: int,
+    suspects: bool,
 ) -> list[Job]:
-    """queued -> running: the first jobs of a model by priority and age, ``limit`` at most."""
+    """queued -> running: the first jobs of a model by priority and age, ``limit`` at most; without
+    ``suspects`` none that was lost before.
+    """
     parameters = {
         "of_model": model,
         "of_version": version,
         "by_worker": worker,
         "lease": timedelta(seconds=lease_seconds),
         "limit": limit,
+        "suspects": suspects,
     }
     started = session.scalars(_START, parameters)
     return sorted(started, key=lambda job: (-job.priority, job.id))

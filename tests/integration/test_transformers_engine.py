@@ -257,6 +257,7 @@ def test_a_step_that_hangs_ends_the_engine_and_its_jobs_are_lost(
     hanging: TransformersEngine,
 ) -> None:
     future = hanging.submit(request("hangs"))
+    wait_for(hanging._clock.hangs)
     with pytest.raises(EngineClosed, match=r"^A step of the engine hung for 0\.2 s\.$"):
         while hanging.ready():
             time.sleep(0.01)

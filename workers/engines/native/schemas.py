@@ -91,7 +91,7 @@ class Schemas:
                 verdict: str = connection.recv()
             except (EOFError, OSError) as error:
                 code = self._end()
-                if code is not None and -code in BY_SCHEMA:
+                if started and code is not None and -code in BY_SCHEMA:
                     log.warning("engine.schema_too_complex", characters=len(schema))
                     return TOO_COMPLEX
                 reason = type(error).__name__

@@ -5,7 +5,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Any
 
@@ -31,6 +31,7 @@ from workers.engines.native.wire import Logprobs
 from workers.engines.prompts import Prompts
 from workers.engines.sampling import Sampler
 from workers.engines.transformers.batch import Batch, Forward
+from workers.engines.transformers.clock import Clock
 from workers.engines.transformers.row import Row
 
 # At most so many padded prompt tokens run between two steps, unless a single prompt is longer:
@@ -81,8 +82,7 @@ class TransformersEngine:
         self._rows: dict[str, Row] = {}
         self._changed = threading.Condition()
         self._closed, self._problem = False, ""  # and why it can work no longer
-        self._stall_seconds = stall_seconds
-        self._step_began: float | None = None  # monotonic seconds; None between steps
+        self._clock = Clock(stall_seconds)
         self._steps = self._generated = 0
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -119,18 +119,13 @@ class TransformersEngine:
 
     def ready(self) -> bool:
         """Whether it can work now; see Engine.ready."""
-        if not self._closed and self._step_seconds() > self._stall_seconds:
-            self._problem = f"A step of the engine hung for {self._stall_seconds:g} s."
-            log.critical("engine.hung", seconds=self._stall_seconds)
+        if not self._closed and self._clock.hangs():
+            self._problem = f"A step of the engine hung for {self._clock.allowed:g} s."
+            log.critical("engine.hung", seconds=self._clock.allowed)
             self._abandon()
         if self._closed:
             raise EngineClosed(self._problem or None)
         return True
-
-    def _step_seconds(self) -> float:
-        """How long the step of now has taken; 0 between steps."""
-        began = self._step_began
-        return 0.0 if began is None else time.monotonic() - began
 
     def stats(self) -> Stats:
         """What the engine is doing now."""
@@ -150,8 +145,7 @@ class TransformersEngine:
             hung, self._closed = bool(self._problem), True
             self._changed.notify()
         self._thread.join(0 if hung else CLOSE_SECONDS)
-        if self._thread.is_alive():
-            self._abandon()
+        self._abandon()
 
     def _row(self, request: Request) -> Row:
         request.sampling.refuse_schema()
@@ -163,11 +157,10 @@ class TransformersEngine:
         try:
             with suppress(_GpuFailed):
                 while self._work_arrives():
-                    self._step_began = time.monotonic()
                     self._end_interrupted()
                     self._admit()
                     self._decode()
-                    self._step_began = None
+                    self._clock.stop()
         finally:
             self._abandon()
 
@@ -175,11 +168,13 @@ class TransformersEngine:
         # Also after a bug of ours: nobody may wait for a thread that is gone.
         with self._changed:
             asked, self._closed = self._closed, True
-            rows = list(self._rows.values())
+            rows, self._rows = list(self._rows.values()), {}
+            self._waiting.clear()
         why = self._problem or None
-        for row in rows:
+        for row in rows:  # of whom nothing is released: on a lost GPU that fails
             lost = row.started and not asked
-            self._fail([row], EngineLost(why) if lost else EngineClosed(why))
+            with suppress(InvalidStateError):  # a step that hung may end just now
+                row.future.set_exception(EngineLost(why) if lost else EngineClosed(why))
 
     def _work_arrives(self) -> bool:
         with self._changed:
@@ -198,6 +193,7 @@ class TransformersEngine:
         if not newcomers:
             return
         joining = Batch(self._forward)
+        self._clock.start(tokens=len(newcomers) * max(len(row.prompt) for row in newcomers))
         try:
             for row in newcomers:
                 row.slot = self._free.pop()
@@ -225,6 +221,7 @@ class TransformersEngine:
         rows = self._batch.rows
         if not rows:
             return
+        self._clock.start()
         try:
             self._advance(self._batch, self._batch.step())
         except Exception as error:
@@ -289,6 +286,8 @@ class TransformersEngine:
             row.slot = None
 
     def _forward_failed(self, rows: list[Row], error: Exception) -> None:
+        if self._closed:
+            return  # whoever closed it answers for the rows
         # The library's own words go to the log alone: the customer can do nothing with them.
         log.error("engine.forward_failed", rows=len(rows), exc_info=error)
         if failure := gpu_failure(error):
