@@ -97,17 +97,20 @@ def test_a_worker_whose_engine_died_for_good_hands_the_job_back_stops_itself_and
 
 
 @pytest.fixture
-def equip(process: Process, open_engine: Open) -> Open:
+def equip(process: Process, open_engine: Open) -> Iterator[Open]:
     """Give the worker an engine with a process of its own."""
+    serving = process.servings["generate.fake"]
 
+    # A beat must never find an engine that is closed: the worker would end this process.
     def start(**how: Any) -> NativeEngine:
-        serving = process.servings["generate.fake"]
-        assert serving._engine is not None
-        serving._engine.close()
-        serving._engine = engine = open_engine(**how)
+        before, engine = serving._engine, open_engine(**how)
+        serving._engine = engine
+        assert before is not None
+        before.close()
         return engine
 
-    return start
+    yield start
+    serving.close()
 
 
 @pytest.fixture
