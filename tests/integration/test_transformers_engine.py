@@ -236,6 +236,18 @@ def test_running_out_of_memory_is_told_as_such(engine: TransformersEngine) -> No
     assert ask(engine).completion_tokens == 20
 
 
+def test_jobs_of_a_lost_gpu_are_answered_though_nothing_can_be_released_on_it(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = RuntimeError("CUDA error: unspecified launch failure")
+
+    def release(slot: int) -> None:
+        raise lost
+
+    monkeypatch.setattr(engine._sampler, "release", release)
+    assert type(failing(engine, lost).exception(timeout=5)) is EngineLost
+
+
 @pytest.fixture
 def hanging(model: Any, tokenizer: PreTrainedTokenizerFast) -> Iterator[TransformersEngine]:
     """An engine whose next step takes until the end of the test."""
