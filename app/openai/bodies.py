@@ -50,6 +50,13 @@ def _listed(stop: Any) -> Any:
 NotSupported = Annotated[Any, BeforeValidator(only())]
 NoList = Annotated[Any, BeforeValidator(only([]))]
 NoChoice = Annotated[Any, BeforeValidator(only("none", "auto"))]
+Kept = Annotated[
+    Annotated[Text, Field(max_length=512)] | None,
+    Field(description="Kept with the job, in its metadata."),
+]
+CacheKey = Annotated[
+    Text | None, Field(description="Equal beginnings of prompts are always shared.")
+]
 Stop = Annotated[list[StopString], BeforeValidator(_listed), Field(min_length=1, max_length=4)]
 
 
@@ -147,9 +154,7 @@ class CallBody(Given):
     stop: Stop | None = None
     presence_penalty: Penalty = 0.0
     frequency_penalty: Penalty = 0.0
-    user: Annotated[Text, Field(max_length=512)] | None = Field(
-        None, description="Kept with the job, in its metadata."
-    )
+    user: Kept = None
     logit_bias: Annotated[Any, BeforeValidator(only({}))] = None
 
     top_k: int = Field(0, ge=0, le=1000)
@@ -182,12 +187,8 @@ class ChatCompletionBody(CallBody):
     top_logprobs: int = Field(0, ge=0, le=5)
     response_format: Format | None = None
     metadata: dict[LabelName, LabelValue] = Field({}, max_length=16)
-    safety_identifier: Annotated[Text, Field(max_length=512)] | None = Field(
-        None, description="Kept with the job, in its metadata."
-    )
-    prompt_cache_key: Text | None = Field(
-        None, description="Equal beginnings of prompts are always shared."
-    )
+    safety_identifier: Kept = None
+    prompt_cache_key: CacheKey = None
     service_tier: Literal["auto", "default"] = "auto"
     store: Annotated[Any, BeforeValidator(only(False))] = False
     parallel_tool_calls: bool | None = None

@@ -105,7 +105,6 @@ def _create_batches() -> None:
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
         *(_moment(name) for name in MOMENTS),
         _moment("look_at", now=True),
-        sa.Column("lacks_credit", sa.Boolean(), nullable=False),
         *(sa.Column(name, sa.BigInteger(), nullable=False) for name in COUNTS),
         sa.Column("output_file_id", sa.Uuid(), nullable=True),
         sa.Column("error_file_id", sa.Uuid(), nullable=True),

@@ -115,7 +115,11 @@ def test_a_suspect_that_finds_no_room_goes_back_to_the_queue_and_is_called_when_
 
 
 def test_a_suspect_that_leaves_sends_a_message_for_the_one_that_was_refused(
-    process: Process, work: Callable[[], None], read: Read, lost: str
+    process: Process,
+    work: Callable[[], None],
+    read: Read,
+    lost: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     serving = process.servings["generate.fake"]
     run, before = serving.run, process.broker.depth("generate.fake")
@@ -124,7 +128,7 @@ def test_a_suspect_that_leaves_sends_a_message_for_the_one_that_was_refused(
         assert not serving.suspects.enter(2)
         return run(claimed)
 
-    serving.run = refuse_another  # type: ignore[method-assign]
+    monkeypatch.setattr(serving, "run", refuse_another)
     work()
     assert read(lost) == ("succeeded", "succeeded")
     assert process.broker.depth("generate.fake") == before + 1

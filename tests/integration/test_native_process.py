@@ -144,7 +144,7 @@ def test_the_deltas_of_a_stream_are_its_text(open_engine: Open) -> None:
 def test_a_stream_with_stop_strings_is_told_in_groups_and_never_beyond_them(
     open_engine: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.engines.native.wire.GROUP_SECONDS", 1000)
+    monkeypatch.setattr("workers.engines.native.answers.GROUP_SECONDS", 1000)
     published: list[Delta] = []
     engine = open_engine(publish=published.extend)
     prompt = "01234" * 7 + "END"

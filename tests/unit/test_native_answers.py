@@ -1,11 +1,11 @@
 """What a reader of a request with stop strings is told, and when."""
 
-from workers.engines.base import Delta, FinishReason, Request, Sampling
+from workers.engines.base import GROUP_SECONDS, GROUP_TOKENS, Delta, FinishReason, Request, Sampling
 from workers.engines.logprobs import TokenTexts
 from workers.engines.native import wire
-from workers.engines.native.answers import STREAM_EVERY, Answer
+from workers.engines.native.answers import Answer
 
-SOON = wire.GROUP_SECONDS / 2
+SOON = GROUP_SECONDS / 2
 
 
 class Bytes:
@@ -36,7 +36,7 @@ def parts(deltas: list[Delta]) -> list[tuple[str, int]]:
 def test_with_stop_strings_the_first_token_is_told_at_once_and_others_in_groups() -> None:
     deltas = told(asked("never"), "abcdefghijklmnopqrst")
     assert parts(deltas) == [("a", 1), ("bcdefghi", 9), ("jklmnopq", 17)]
-    assert STREAM_EVERY == 8
+    assert GROUP_TOKENS == 8
 
 
 def test_little_text_is_told_after_a_while() -> None:

@@ -16,6 +16,9 @@ from app.errors import InvalidRequest
 
 log = structlog.get_logger(__name__)
 
+# A stream is told in groups: when so many tokens are new, or some are and so much time went by.
+GROUP_TOKENS = 8
+GROUP_SECONDS = 0.05
 CANNOT_CONSTRAIN = "This model's engine cannot constrain its output."
 
 

@@ -23,6 +23,7 @@ from app.errors import (
     GPTQueueError,
 )
 from workers.engines.base import (
+    GROUP_SECONDS,
     Delta,
     FinishReason,
     Generation,
@@ -34,8 +35,6 @@ from workers.engines.base import (
 )
 from workers.engines.fake_behaviour import FakeBehaviour
 from workers.engines.fake_words import answer, before_stop, cut, logprobs, prompt_text
-
-GROUP_SECONDS = 0.05  # between two groups of a streaming request's words
 
 
 @dataclass(slots=True, eq=False)

@@ -4,10 +4,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from app.jobs.bodies import JSONSchemaBody, LabelName, LabelValue, NonEmpty, Text
+from app.jobs.bodies import LabelName, LabelValue, NonEmpty, Text
 from app.openai.bodies import (
+    CacheKey,
     Given,
     JSONObjectFormatBody,
+    Kept,
+    NamedSchemaBody,
+    NoChoice,
     NoList,
     NotSupported,
     SpokenBody,
@@ -25,13 +29,11 @@ class InputItemBody(SpokenBody):
     phase: Text | None = None
 
 
-class SchemaFormatBody(JSONSchemaBody, Given):
+class SchemaFormatBody(NamedSchemaBody, Given):
     """JSON that follows a schema."""
 
     type: Literal["json_schema"]
     name: Annotated[Text, Field(max_length=64)]
-    description: Text | None = None
-    strict: bool | None = None
 
 
 class TextBody(Given):
@@ -67,21 +69,15 @@ class ResponseBody(Given):
     metadata: dict[LabelName, LabelValue] = Field({}, max_length=16)
     include: list[Literal["message.output_text.logprobs"]] = Field([])
     top_logprobs: int = Field(0, ge=0, le=5)
-    user: Annotated[Text, Field(max_length=512)] | None = Field(
-        None, description="Kept with the job, in its metadata."
-    )
-    safety_identifier: Annotated[Text, Field(max_length=512)] | None = Field(
-        None, description="Kept with the job, in its metadata."
-    )
-    prompt_cache_key: Text | None = Field(
-        None, description="Equal beginnings of prompts are always shared."
-    )
+    user: Kept = None
+    safety_identifier: Kept = None
+    prompt_cache_key: CacheKey = None
     service_tier: Literal["auto", "default"] = "auto"
     store: Annotated[Any, BeforeValidator(only(True))] = True
     truncation: Annotated[Any, BeforeValidator(only("disabled"))] = "disabled"
     parallel_tool_calls: bool | None = None
     tools: NoList = None
-    tool_choice: Annotated[Any, BeforeValidator(only("none", "auto"))] = None
+    tool_choice: NoChoice = None
     reasoning: NotSupported = None
     conversation: NotSupported = None
     prompt: NotSupported = None

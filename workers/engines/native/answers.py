@@ -5,13 +5,19 @@ from concurrent.futures import Future
 from typing import Any
 
 from app.errors import EngineFailed, GPTQueueError
-from workers.engines.base import Delta, FinishReason, Generation, Request, TokenLogprob
+from workers.engines.base import (
+    GROUP_SECONDS,
+    GROUP_TOKENS,
+    Delta,
+    FinishReason,
+    Generation,
+    Request,
+    TokenLogprob,
+)
 from workers.engines.logprobs import TokenTexts
 from workers.engines.native import wire
 from workers.engines.text import Text
 
-# Tokens of a streaming request travel in groups: a reader sees text flow all the same.
-STREAM_EVERY = 8
 _WHOLE = {FinishReason.STOP, FinishReason.LENGTH}
 
 
@@ -41,7 +47,7 @@ class Answer:
         """As Job.every: how many new tokens are told together."""
         if self.request.sampling.stop:
             return 1  # nothing is decoded for long that no stop string lets through
-        return STREAM_EVERY if self.streams else 0
+        return GROUP_TOKENS if self.streams else 0
 
     @property
     def whole(self) -> bool:
@@ -90,8 +96,8 @@ class Answer:
     def _is_due(self, now: float) -> bool:
         """Whether there is a group to tell; the engine makes them unless it tells every token."""
         fresh = self._text.tokens - self._told
-        waited = now - self._told_at >= wire.GROUP_SECONDS
-        return self.every > 1 or fresh >= STREAM_EVERY or waited
+        waited = now - self._told_at >= GROUP_SECONDS
+        return self.every > 1 or fresh >= GROUP_TOKENS or waited
 
     def _finish(self, reason: FinishReason, *, prefilled: bool) -> None:
         text = self._text.finish()

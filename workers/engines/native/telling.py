@@ -5,9 +5,10 @@ from collections import defaultdict
 
 import numpy as np
 
+from workers.engines.base import GROUP_SECONDS
 from workers.engines.native.batch import ragged
 from workers.engines.native.slots import Slots
-from workers.engines.native.wire import GROUP_SECONDS, End, Ids, Logprobs, Progress
+from workers.engines.native.wire import End, Ids, Logprobs, Progress
 
 
 class Telling:

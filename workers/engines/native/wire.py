@@ -14,9 +14,6 @@ from workers.engines.base import FinishReason, Sampling, Stats
 
 Ids = NDArray[np.int32]
 
-# A group is told when so much time went by, also before it is full: a reader sees text flow.
-GROUP_SECONDS = 0.05
-
 
 @dataclass(frozen=True, slots=True)
 class Job:

@@ -5,12 +5,16 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from workers.engines.base import Delta, FinishReason, Generation, Request
+from workers.engines.base import (
+    GROUP_SECONDS,
+    GROUP_TOKENS,
+    Delta,
+    FinishReason,
+    Generation,
+    Request,
+)
 from workers.engines.openai.link import Link
 from workers.engines.openai.protocol import Answer
-
-GROUP_TOKENS = 8
-GROUP_SECONDS = 0.05
 
 
 class Call:

@@ -4,14 +4,18 @@ import time
 from concurrent.futures import Future
 from typing import Any
 
-from workers.engines.base import Delta, FinishReason, Generation, Request, TokenLogprob
+from workers.engines.base import (
+    GROUP_SECONDS,
+    GROUP_TOKENS,
+    Delta,
+    FinishReason,
+    Generation,
+    Request,
+    TokenLogprob,
+)
 from workers.engines.logprobs import TokenTexts
 from workers.engines.native.wire import Logprobs
 from workers.engines.text import Text
-
-# Text is told when so many tokens are new, or when some are and so much time went by.
-GROUP_TOKENS = 8
-GROUP_SECONDS = 0.05
 
 
 class Row:
